@@ -1,0 +1,3 @@
+//! The program `revenant`.
+
+fn main() {}

@@ -1,0 +1,7 @@
+//! One tree of nodes, composed lazily from providers, and the doors that show it: FUSE and `extract`.
+//!
+//! A door knows [`node`]s and never providers; a provider knows where its nodes come from and no door.
+
+pub mod node;
+
+pub use blockdev::{Error, ErrorKind, Result};

@@ -1,0 +1,201 @@
+//! What a tree consists of: directories, files, symbolic links and special files, as traits.
+//!
+//! Names, link targets and attribute values are bytes, as Unix has them: no encoding is assumed anywhere.
+
+use std::sync::Arc;
+
+use blockdev::{ReadAt, Result};
+
+/// A node of the tree.
+#[derive(Clone)]
+pub enum Node {
+    /// A directory.
+    Dir(Arc<dyn Dir>),
+    /// A regular file.
+    File(Arc<dyn File>),
+    /// A symbolic link.
+    Symlink(Arc<dyn Symlink>),
+    /// A device, fifo or socket.
+    Special(Arc<dyn Inode>),
+}
+
+impl Node {
+    /// The node's inode side, whatever it is.
+    #[must_use]
+    pub fn inode(&self) -> &dyn Inode {
+        match self {
+            Self::Dir(n) => n.as_ref(),
+            Self::File(n) => n.as_ref(),
+            Self::Symlink(n) => n.as_ref(),
+            Self::Special(n) => n.as_ref(),
+        }
+    }
+}
+
+/// The type of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Directory.
+    Dir,
+    /// Regular file.
+    File,
+    /// Symbolic link.
+    Symlink,
+    /// Fifo.
+    Fifo,
+    /// Character device.
+    CharDevice,
+    /// Block device.
+    BlockDevice,
+    /// Socket.
+    Socket,
+}
+
+/// Whole seconds and nanoseconds since 1970, before it negative.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Time {
+    /// Seconds.
+    pub seconds: i64,
+    /// Nanoseconds, below a thousand million.
+    pub nanos: u32,
+}
+
+/// What `stat` says of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attributes {
+    /// Inode number: equal for hard links of one file, otherwise different within the tree.
+    pub ino: u64,
+    /// Type.
+    pub kind: Kind,
+    /// Permission bits with set-id and sticky bits (`0o7777`).
+    pub permissions: u32,
+    /// Number of hard links that the tree shows.
+    pub nlink: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Device number of device nodes: major and minor.
+    pub rdev: (u32, u32),
+    /// Length in bytes.
+    pub size: u64,
+    /// Bytes that are stored (holes excepted), for `st_blocks`.
+    pub allocated: u64,
+    /// Last access.
+    pub atime: Time,
+    /// Last change of the content.
+    pub mtime: Time,
+    /// Last change of the inode.
+    pub ctime: Time,
+}
+
+/// One extended attribute: its full name (`user.x`, `system.posix_acl_access`) and value in the kernel's form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Xattr {
+    /// Name with its namespace.
+    pub name: Vec<u8>,
+    /// Value.
+    pub value: Vec<u8>,
+}
+
+/// What every node has.
+pub trait Inode: Send + Sync {
+    /// What `stat` says.
+    ///
+    /// # Errors
+    ///
+    /// When the attributes cannot be read from where they are stored.
+    fn attributes(&self) -> Result<Attributes>;
+
+    /// Extended attributes, POSIX ACLs among them as `system.posix_acl_access` and `_default`.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be read from where they are stored.
+    fn xattrs(&self) -> Result<Vec<Xattr>>;
+}
+
+/// One line of a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Name, never empty, never `.` or `..`, without `/` and NUL.
+    pub name: Vec<u8>,
+    /// Type of the node.
+    pub kind: Kind,
+    /// Its inode number.
+    pub ino: u64,
+    /// Where to go on after this entry; never 0.
+    pub cookie: u64,
+}
+
+/// Whether the receiver of a listing wants more.
+pub use std::ops::ControlFlow;
+
+/// A directory.
+pub trait Dir: Inode {
+    /// The child called `name`.
+    ///
+    /// # Errors
+    ///
+    /// When the directory cannot be read; a child that does not exist is `Ok(None)`.
+    fn lookup(&self, name: &[u8]) -> Result<Option<Node>>;
+
+    /// Call `sink` for each entry after the one whose cookie is `cookie` (0: from the start), until it breaks.
+    /// The order stays the same for the life of the tree. May block while entries are still being found.
+    ///
+    /// # Errors
+    ///
+    /// When the directory cannot be read.
+    fn list(&self, cookie: u64, sink: &mut dyn FnMut(Entry) -> ControlFlow<()>) -> Result<()>;
+
+    /// The node at `path` below this directory (components; empty: this directory is meant and `None` is
+    /// returned). Providers that can find a long path at once override the step-by-step walk.
+    ///
+    /// # Errors
+    ///
+    /// When a directory on the way cannot be read.
+    fn walk(&self, path: &[&[u8]]) -> Result<Option<Node>> {
+        let Some((first, rest)) = path.split_first() else { return Ok(None) };
+        match self.lookup(first)? {
+            Some(Node::Dir(dir)) if !rest.is_empty() => dir.walk(rest),
+            Some(node) if rest.is_empty() => Ok(Some(node)),
+            _ => Ok(None),
+        }
+    }
+}
+
+/// The digest of a file as it was stored with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredDigest {
+    /// The algorithm.
+    pub algorithm: volreader::digest::Algorithm,
+    /// Its value. It covers the bytes of the file's `Data` extents in order, holes excepted.
+    pub value: Vec<u8>,
+}
+
+/// A regular file.
+pub trait File: Inode {
+    /// The content, to be read at any offset. Opening may read the volume; it is done once per open file.
+    ///
+    /// # Errors
+    ///
+    /// When the content cannot be located or a key for it is missing.
+    fn open(&self) -> Result<Arc<dyn ReadAt>>;
+
+    /// The digest stored with the file, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read.
+    fn digest(&self) -> Result<Option<StoredDigest>>;
+}
+
+/// A symbolic link.
+pub trait Symlink: Inode {
+    /// What it points to.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read.
+    fn target(&self) -> Result<Vec<u8>>;
+}

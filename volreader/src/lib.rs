@@ -1,5 +1,14 @@
 //! Reads what Bacula's Storage daemon wrote: volumes, blocks, records, streams, jobs and restore points.
 
+pub mod attributes;
+pub mod block;
+pub mod bytes;
 pub mod digest;
+pub mod label;
+pub mod layout;
+pub mod medium;
+pub mod record;
+pub mod session;
+pub mod volume;
 
 pub use blockdev::{Error, ErrorKind, Result};

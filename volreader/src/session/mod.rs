@@ -1,0 +1,4 @@
+//! A session: one job's data over all its volumes, addressed by block number.
+
+pub mod map;
+pub mod verified;

@@ -1,0 +1,88 @@
+//! An open volume: its label, its medium, and the bytes of its blocks, decrypted where need be.
+
+use std::path::Path;
+
+use blockdev::{Error, Result};
+
+use crate::{
+    block::{self, MAX_HEADER_LEN},
+    label::{Type, VolumeLabel},
+    medium::{Address, Medium},
+    record,
+};
+
+/// An open volume.
+#[derive(Debug)]
+pub struct Volume {
+    medium: Medium,
+    label: VolumeLabel,
+    label_block: block::Header,
+}
+
+impl Volume {
+    /// Open the volume at `path` and read its label.
+    ///
+    /// # Errors
+    ///
+    /// When there is no readable volume label at its start.
+    pub fn open(path: &Path) -> Result<Self> {
+        let medium = Medium::open(path)?;
+        let at = |e: Error| e.context(path.display());
+        let mut first = [0; 1024];
+        let n = medium.read_at(&mut first, medium.start())?;
+        let not_a_volume =
+            || Error::unsupported(format!("{} is not a Bacula volume: no block header at its start", path.display()));
+        let header = block::Header::parse(&first[..n]).ok_or_else(not_a_volume)?;
+        let body = first.get(header.header_len() as usize..(header.len as usize).min(n)).ok_or_else(not_a_volume)?;
+        let record = record::Header::parse(body).ok_or_else(not_a_volume)?;
+        if !matches!(Type::of(record.file_index), Some(Type::Volume | Type::PreLabel)) {
+            return Err(Error::damaged(format!("{}: the first record is not a volume label", path.display())));
+        }
+        let payload = body.get(record::HEADER_LEN as usize..).unwrap_or_default();
+        let payload = &payload[..payload.len().min(record.len as usize)];
+        let label = VolumeLabel::parse(payload).map_err(at)?;
+        Ok(Self { medium, label, label_block: header })
+    }
+
+    /// The volume's name, from its label.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.label.name
+    }
+
+    /// Its label.
+    #[must_use]
+    pub const fn label(&self) -> &VolumeLabel {
+        &self.label
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub const fn medium(&self) -> &Medium {
+        &self.medium
+    }
+
+    /// Address of the first block behind the label.
+    #[must_use]
+    pub fn first_block(&self) -> Address {
+        // A cloud volume's label is alone in part 1; `next` passes on to the next part.
+        self.medium.start() + u64::from(self.label_block.len)
+    }
+
+    /// The header of the block at `address`; `None` when there is none.
+    ///
+    /// # Errors
+    ///
+    /// When the medium cannot be read.
+    pub fn block_header(&self, address: Address) -> Result<Option<block::Header>> {
+        let mut bytes = [0; MAX_HEADER_LEN];
+        let n = self.medium.read_at(&mut bytes, address)?;
+        Ok(block::Header::parse(&bytes[..n]))
+    }
+
+    /// "volume NAME at address N", for messages.
+    #[must_use]
+    pub fn place(&self, address: Address) -> String {
+        format!("volume {} at address {address}", self.label.name)
+    }
+}

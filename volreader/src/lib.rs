@@ -4,6 +4,7 @@ pub mod attributes;
 pub mod block;
 pub mod bytes;
 pub mod digest;
+pub mod index;
 pub mod label;
 pub mod layout;
 pub mod medium;

@@ -3,13 +3,16 @@
 pub mod attributes;
 pub mod block;
 pub mod bytes;
+pub mod codec;
 pub mod digest;
 pub mod index;
 pub mod label;
 pub mod layout;
 pub mod medium;
 pub mod record;
+pub mod scan;
 pub mod session;
+pub mod stream;
 pub mod volume;
 
 pub use blockdev::{Error, ErrorKind, Result};

@@ -122,7 +122,14 @@ impl JobScan {
     /// A record header with the payload bytes that are at hand in its block.
     ///
     /// `peek(n)` gives up to `n` bytes of the payload part that is in this block; `part` is its length.
-    pub fn record(&mut self, header: &record::Header, pos: RecordPos, part: u32, first_in_block: bool, peek: &mut dyn FnMut(u32) -> Vec<u8>) -> Step {
+    pub fn record(
+        &mut self,
+        header: &record::Header,
+        pos: RecordPos,
+        part: u32,
+        first_in_block: bool,
+        peek: &mut dyn FnMut(u32) -> Vec<u8>,
+    ) -> Step {
         let mut step = Step::Next;
         if header.is_continuation() {
             let expected = self.pending.as_ref().is_some_and(|p| {
@@ -153,7 +160,13 @@ impl JobScan {
         step
     }
 
-    fn begin_record(&mut self, header: &record::Header, pos: RecordPos, part: u32, peek: &mut dyn FnMut(u32) -> Vec<u8>) {
+    fn begin_record(
+        &mut self,
+        header: &record::Header,
+        pos: RecordPos,
+        part: u32,
+        peek: &mut dyn FnMut(u32) -> Vec<u8>,
+    ) {
         let id = StreamId::from_header(header.stream);
         let file_index = header.file_index.unsigned_abs();
         let kind = id.kind();
@@ -175,7 +188,9 @@ impl JobScan {
                 self.data_bytes += u64::from(header.len);
                 self.data_record(file_index, data, header.len, offset);
             }
-            StreamKind::RestoreObject | StreamKind::PluginName | StreamKind::PluginObject if self.objects.len() < MAX_NOTES => {
+            StreamKind::RestoreObject | StreamKind::PluginName | StreamKind::PluginObject
+                if self.objects.len() < MAX_NOTES =>
+            {
                 self.objects.push((file_index, id));
             }
             _ => {}

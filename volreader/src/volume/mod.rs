@@ -80,6 +80,18 @@ impl Volume {
         Ok(block::Header::parse(&bytes[..n]))
     }
 
+    /// The whole block at `address`, decrypted where need be; short when the volume is cut off.
+    ///
+    /// # Errors
+    ///
+    /// When the medium cannot be read, or the block is encrypted and there is no key for the volume.
+    pub fn read_block(&self, address: Address, header: &block::Header) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; header.len as usize];
+        let n = self.medium.read_at(&mut bytes, address)?;
+        bytes.truncate(n);
+        Ok(bytes)
+    }
+
     /// "volume NAME at address N", for messages.
     #[must_use]
     pub fn place(&self, address: Address) -> String {

@@ -4,6 +4,7 @@ pub mod attributes;
 pub mod block;
 pub mod bytes;
 pub mod codec;
+pub mod content;
 pub mod digest;
 pub mod index;
 pub mod label;

@@ -22,6 +22,7 @@ pub enum Format {
 /// Option bits of BB03.
 mod option {
     pub const CHECKSUM: u32 = 1;
+    pub const VOLUME_ENCRYPTED: u32 = 2;
     pub const BLOCK_ENCRYPTED: u32 = 4;
 }
 
@@ -41,6 +42,8 @@ pub struct Header {
     pub checksum: Option<u64>,
     /// Whether everything behind the header is encrypted.
     pub encrypted: bool,
+    /// Whether the volume's data blocks are encrypted; set in its label block, too, which is not.
+    pub volume_encrypted: bool,
 }
 
 impl Header {
@@ -55,14 +58,21 @@ impl Header {
         let (id, time) = (fields.u32()?, fields.u32()?);
         let session = Session { time, id };
         let header = match magic {
-            b"BB02" => {
-                Self { format: Format::Bb02, len, number, session, checksum: Some(u64::from(first)), encrypted: false }
-            }
+            b"BB02" => Self {
+                format: Format::Bb02,
+                len,
+                number,
+                session,
+                checksum: Some(u64::from(first)),
+                encrypted: false,
+                volume_encrypted: false,
+            },
             b"BB03" => {
                 let sum = fields.u64()?;
                 let checksum = (first & option::CHECKSUM != 0).then_some(sum);
                 let encrypted = first & option::BLOCK_ENCRYPTED != 0;
-                Self { format: Format::Bb03, len, number, session, checksum, encrypted }
+                let volume_encrypted = first & option::VOLUME_ENCRYPTED != 0;
+                Self { format: Format::Bb03, len, number, session, checksum, encrypted, volume_encrypted }
             }
             _ => return None,
         };

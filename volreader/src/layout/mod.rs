@@ -4,3 +4,4 @@
 //! place of every one follows from the place of the first: [`clock`].
 
 pub mod clock;
+pub mod segments;

@@ -69,6 +69,12 @@ impl Volume {
         self.medium.start() + u64::from(self.label_block.len)
     }
 
+    /// Whether its data blocks are encrypted.
+    #[must_use]
+    pub const fn is_encrypted(&self) -> bool {
+        self.label_block.volume_encrypted
+    }
+
     /// The header of the block at `address`; `None` when there is none.
     ///
     /// # Errors

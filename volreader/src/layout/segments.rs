@@ -1,0 +1,190 @@
+//! The records of one file's data, as runs of equal records.
+//!
+//! A stock File daemon reads a file in pieces of equal length, so nearly every file is one run and a rest. The
+//! runs are found with a few probes each: where the length is known the last record is looked up where it must
+//! stand; where it is not, the run's end is found by galloping and bisecting. A pipe or plugin that sent pieces
+//! of changing length simply has more runs.
+
+use std::sync::Arc;
+
+use blockdev::{Error, ErrorKind, Result};
+
+use super::clock::{Clock, Run};
+use crate::{
+    index::entry::RecordPos,
+    session::{
+        SessionData,
+        cursor::{Cursor, Record},
+    },
+};
+
+/// Runs that one file may have: 24 MiB of them.
+const MAX_RUNS: usize = 1 << 18;
+
+/// Records of equal length.
+#[derive(Debug, Clone)]
+pub struct Segment {
+    /// The first record's header.
+    first: RecordPos,
+    clock: Arc<Clock>,
+    /// How many.
+    pub count: u64,
+    /// Payload bytes of each.
+    pub record_len: u32,
+    /// Records of the file before this run.
+    pub ordinal: u64,
+    /// Payload bytes of the file before this run.
+    pub start: u64,
+}
+
+impl Segment {
+    /// Where record `n` of this run stands.
+    #[must_use]
+    pub fn at(&self, n: u64) -> Option<RecordPos> {
+        let tick = self.clock.at(n)?;
+        let block = u64::from(self.first.block).checked_add(tick.blocks)?;
+        Some(RecordPos { block: u32::try_from(block).ok()?, offset: tick.offset })
+    }
+
+    /// The run's block geometry.
+    #[must_use]
+    pub fn geometry(&self) -> super::clock::Geometry {
+        self.clock.run().geometry
+    }
+}
+
+/// All data records of a file.
+#[derive(Debug, Clone)]
+pub struct Segments {
+    /// The runs, in order.
+    pub runs: Vec<Segment>,
+    /// Number of records.
+    pub records: u64,
+    /// Payload bytes of all records.
+    pub len: u64,
+    /// Where the record behind the last one stands.
+    pub end: RecordPos,
+    /// The file's number.
+    pub file_index: i32,
+    /// The stream as in the headers.
+    pub stream: i32,
+}
+
+impl Segments {
+    /// Find the runs of the data that starts with `first`. `hint`: payload bytes that the file should have.
+    ///
+    /// # Errors
+    ///
+    /// When the volume cannot be read, or the data is in more pieces than are kept in memory.
+    pub fn discover(data: &SessionData, first: &Record, hint: Option<u64>) -> Result<Self> {
+        let mut found = Self {
+            runs: Vec::new(),
+            records: 0,
+            len: 0,
+            end: first.pos,
+            file_index: first.file_index,
+            stream: first.stream,
+        };
+        let geometry = data.geometry()?;
+        loop {
+            let mut cursor = Cursor::new(data, found.end);
+            // The position may be normalised (to the next block) by looking.
+            let Some(record) = cursor.peek()?.filter(|r| r.file_index == first.file_index && r.stream == first.stream)
+            else {
+                found.end = cursor.pos();
+                return Ok(found);
+            };
+            if record.len == 0 {
+                cursor.skip(&record)?;
+                found.end = cursor.pos();
+                found.records += 1;
+                continue;
+            }
+            let left = hint.and_then(|h| h.checked_sub(found.len)).filter(|l| *l > u64::from(record.len));
+            let limit = left.map_or(u64::MAX, |l| l.div_ceil(u64::from(record.len)));
+            let run = Run { geometry, record_len: record.len, offset: record.pos.offset };
+            let clock =
+                Clock::new(run, limit).ok_or_else(|| Error::damaged("a record header stands outside of its block"))?;
+            let mut segment = Segment {
+                first: record.pos,
+                clock: Arc::new(clock),
+                count: 1,
+                record_len: record.len,
+                ordinal: found.records,
+                start: found.len,
+            };
+            segment.count = segment.measure(data, &record, left)?;
+            let last = segment.at(segment.count - 1).ok_or_else(too_long)?;
+            let mut cursor = Cursor::new(data, last);
+            cursor.skip(&Record { pos: last, ..record })?;
+            found.end = cursor.pos();
+            found.records += segment.count;
+            found.len =
+                found.len.checked_add(segment.count.saturating_mul(u64::from(record.len))).ok_or_else(too_long)?;
+            if found.runs.len() == MAX_RUNS {
+                return Err(Error::new(ErrorKind::Limit, "the file's data is in too many pieces of different lengths"));
+            }
+            found.runs.push(segment);
+        }
+    }
+
+    /// The run and the place in it of record `ordinal`.
+    #[must_use]
+    pub fn record(&self, ordinal: u64) -> Option<(&Segment, u64)> {
+        let i = self.runs.partition_point(|s| s.ordinal <= ordinal).checked_sub(1)?;
+        let run = self.runs.get(i)?;
+        let n = ordinal - run.ordinal;
+        (n < run.count).then_some((run, n))
+    }
+
+    /// The run that holds payload byte `offset`.
+    #[must_use]
+    pub fn run_at(&self, offset: u64) -> Option<&Segment> {
+        let i = self.runs.partition_point(|s| s.start <= offset).checked_sub(1)?;
+        self.runs.get(i)
+    }
+}
+
+impl Segment {
+    /// How many records of this length there are.
+    fn measure(&self, data: &SessionData, first: &Record, left: Option<u64>) -> Result<u64> {
+        let full = u64::from(self.record_len);
+        if let Some(left) = left {
+            let whole = left / full;
+            let rest = (left % full) as u32;
+            let last = if rest > 0 { (whole, rest) } else { (whole - 1, self.record_len) };
+            if self.stands(data, first, last.0, last.1)? {
+                return Ok(whole);
+            }
+        }
+        let mut good = 0;
+        let mut step = 1;
+        while self.stands(data, first, good + step, self.record_len)? {
+            good += step;
+            step = step.saturating_mul(2);
+        }
+        while step > 1 {
+            step /= 2;
+            if self.stands(data, first, good + step, self.record_len)? {
+                good += step;
+            }
+        }
+        Ok(good + 1)
+    }
+
+    /// Whether record `n` stands where it must, with `len` bytes. Damage on the way counts as no.
+    fn stands(&self, data: &SessionData, first: &Record, n: u64, len: u32) -> Result<bool> {
+        let Some(pos) = self.at(n) else { return Ok(false) };
+        match Cursor::new(data, pos).peek() {
+            Ok(found) => Ok(found.is_some_and(|r| {
+                r.pos == pos && r.file_index == first.file_index && r.stream == first.stream && r.len == len
+            })),
+            Err(e) if matches!(e.kind(), ErrorKind::Damaged | ErrorKind::Missing) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+fn too_long() -> Error {
+    Error::damaged("the file's data goes on beyond what a job can hold")
+}

@@ -4,5 +4,8 @@
 //! compression, its BackupRead framing. What is uncompressed is read where it lies; what has to be decoded is
 //! decoded piece by piece, each piece alone.
 
+pub mod compressed;
+pub mod encrypted;
+pub mod pieces;
 pub mod raw;
 pub mod verbatim;

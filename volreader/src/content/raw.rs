@@ -104,7 +104,8 @@ impl RawStream {
                         offset: offset + (cut.start - part.start) as u32,
                         len: (cut.end - cut.start) as u32,
                     });
-                    plan.whole &= cut == part;
+                    // The offset in front of a record is no content and never wanted.
+                    plan.whole &= cut.start == part.start.max(u64::from(self.skip)) && cut.end == part.end;
                 }
             }
             passed = part.end;

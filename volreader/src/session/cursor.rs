@@ -40,6 +40,32 @@ impl<'a> Cursor<'a> {
         Self { data, pos }
     }
 
+    /// The place of the first record that begins in block `number` or behind the record that goes on in it;
+    /// `None` behind the session's last block.
+    ///
+    /// # Errors
+    ///
+    /// When the block is missing or cannot be read.
+    pub fn after_continuation(data: &'a SessionData, number: u32) -> Result<Option<RecordPos>> {
+        let Some(place) = data.place(number)? else { return Ok(None) };
+        let mut bytes = [0; crate::block::MAX_HEADER_LEN];
+        let n = data.peek(number, 0, &mut bytes)?;
+        let offset = data.check_header(&bytes[..n], number, &place)?.header_len();
+        let pos = RecordPos { block: number, offset };
+        let mut bytes = [0; record::HEADER_LEN as usize];
+        let n = data.peek(number, offset, &mut bytes)?;
+        let Some(header) = record::Header::parse(&bytes[..n]).filter(record::Header::is_plausible) else {
+            return Err(data.damaged_at(&place, "no record header stands where one must"));
+        };
+        if !header.is_continuation() {
+            return Ok(Some(pos));
+        }
+        let mut cursor = Cursor::new(data, pos);
+        let record::Header { file_index, stream, len } = header;
+        cursor.skip(&Record { file_index, stream, len, pos })?;
+        Ok(Some(cursor.pos()))
+    }
+
     /// The record here, without passing it; `None` at the end of the session.
     ///
     /// # Errors

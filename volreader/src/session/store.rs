@@ -40,11 +40,25 @@ impl quick_cache::Weighter<Key, Arc<Block>> for ByBytes {
     }
 }
 
+/// Decoded pieces of compressed or encrypted files, by file and place.
+pub type Pieces = quick_cache::sync::Cache<(u64, u64), Arc<Vec<u8>>, PieceBytes>;
+
+/// Weighs a piece by its length.
+#[derive(Debug, Clone, Copy)]
+pub struct PieceBytes;
+
+impl quick_cache::Weighter<(u64, u64), Arc<Vec<u8>>> for PieceBytes {
+    fn weight(&self, _: &(u64, u64), piece: &Arc<Vec<u8>>) -> u64 {
+        piece.capacity() as u64 + 128
+    }
+}
+
 /// The volumes of an archive and what is kept of their blocks.
 pub struct Store {
     volumes: Vec<Arc<Volume>>,
     integrity: Integrity,
     blocks: quick_cache::sync::Cache<Key, Arc<Block>, ByBytes>,
+    pieces: Pieces,
 }
 
 impl std::fmt::Debug for Store {
@@ -54,11 +68,17 @@ impl std::fmt::Debug for Store {
 }
 
 impl Store {
-    /// A store over `volumes` that keeps up to `cache_bytes` of verified blocks.
+    /// A store over `volumes` that keeps up to `cache_bytes` of blocks and decoded pieces.
     #[must_use]
     pub fn new(volumes: Vec<Arc<Volume>>, integrity: Integrity, cache_bytes: u64) -> Self {
-        let items = (cache_bytes / 64_512).max(16) as usize;
-        Self { volumes, integrity, blocks: quick_cache::sync::Cache::with_weighter(items, cache_bytes, ByBytes) }
+        let half = cache_bytes / 2;
+        let items = (half / 65_536).max(16) as usize;
+        Self {
+            volumes,
+            integrity,
+            blocks: quick_cache::sync::Cache::with_weighter(items, half, ByBytes),
+            pieces: Pieces::with_weighter(items, half, PieceBytes),
+        }
     }
 
     /// The volumes, in the order of their indices.
@@ -81,6 +101,12 @@ impl Store {
     #[must_use]
     pub const fn integrity(&self) -> Integrity {
         self.integrity
+    }
+
+    /// The cache of decoded pieces.
+    #[must_use]
+    pub const fn pieces(&self) -> &Pieces {
+        &self.pieces
     }
 
     pub(super) fn cached(&self, key: Key) -> Option<Arc<Block>> {

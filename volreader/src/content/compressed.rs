@@ -42,7 +42,9 @@ impl CompressedRecords {
         (pos.block as u64) << 32 | pos.offset as u64
     }
 
-    const fn pos(place: Place) -> RecordPos {
+    /// The inverse of [`place`](Self::place).
+    #[must_use]
+    pub const fn pos(place: Place) -> RecordPos {
         RecordPos { block: (place >> 32) as u32, offset: place as u32 }
     }
 
@@ -84,7 +86,9 @@ impl PieceSource for CompressedRecords {
             }
             let Ok(Some(resumed)) = Cursor::after_continuation(&self.data, number) else { continue };
             match Cursor::new(&self.data, resumed).peek() {
-                Ok(Some(r)) if r.file_index == self.file_index && r.stream == self.stream => return Ok(Some(Self::place(r.pos))),
+                Ok(Some(r)) if r.file_index == self.file_index && r.stream == self.stream => {
+                    return Ok(Some(Self::place(r.pos)));
+                }
                 Ok(_) => return Ok(None),
                 Err(_) => {}
             }

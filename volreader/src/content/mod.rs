@@ -9,3 +9,4 @@ pub mod encrypted;
 pub mod pieces;
 pub mod raw;
 pub mod verbatim;
+pub mod windows;

@@ -122,7 +122,8 @@ impl<S: PieceSource> Pieces<S> {
     ///
     /// When the pieces cannot be walked.
     pub fn open(source: S, first: Place, hint: Option<u64>, key: u64) -> Result<Self> {
-        let table = if source.is_sparse() { sparse_table(&source, first, hint)? } else { walk_table(&source, first, hint)? };
+        let table =
+            if source.is_sparse() { sparse_table(&source, first, hint)? } else { walk_table(&source, first, hint)? };
         let pieces = Self { source, key, table, decoded: OnceLock::new() };
         if pieces.table.piece_len.is_none() && !pieces.source.is_sparse() {
             pieces.decode_all(first)?;
@@ -223,14 +224,20 @@ fn walk_table<S: PieceSource>(source: &S, first: Place, hint: Option<u64>) -> Re
                 match source.behind(place) {
                     Ok(next) => at = next,
                     Err(e) if is_damage(&e) => {
-                        let Some(next) = gap(source, place, &mut before_gap, &mut behind_gap, table.pieces - 1, &mut why, e)? else { break };
+                        let Some(next) =
+                            gap(source, place, &mut before_gap, &mut behind_gap, table.pieces - 1, &mut why, e)?
+                        else {
+                            break;
+                        };
                         at = next;
                     }
                     Err(e) => return Err(e),
                 }
             }
             Err(e) if is_damage(&e) => {
-                let Some(next) = gap(source, at, &mut before_gap, &mut behind_gap, table.pieces, &mut why, e)? else { break };
+                let Some(next) = gap(source, at, &mut before_gap, &mut behind_gap, table.pieces, &mut why, e)? else {
+                    break;
+                };
                 at = next;
             }
             Err(e) => return Err(e),
@@ -311,7 +318,9 @@ fn sparse_table<S: PieceSource>(source: &S, first: Place, hint: Option<u64>) -> 
         Some((place, start)) => {
             let mut tail = Vec::new();
             match source.decode(place, &mut tail) {
-                Ok(()) => start.checked_add(tail.len() as u64).ok_or_else(|| Error::damaged("a sparse offset is beyond all limits"))?,
+                Ok(()) => start
+                    .checked_add(tail.len() as u64)
+                    .ok_or_else(|| Error::damaged("a sparse offset is beyond all limits"))?,
                 Err(_) => start,
             }
         }
@@ -406,6 +415,9 @@ impl<S: PieceSource> ReadAt for Pieces<S> {
 
 impl<S> std::fmt::Debug for Pieces<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pieces").field("pieces", &self.table.pieces).field("size", &self.table.size).finish_non_exhaustive()
+        f.debug_struct("Pieces")
+            .field("pieces", &self.table.pieces)
+            .field("size", &self.table.size)
+            .finish_non_exhaustive()
     }
 }

@@ -8,6 +8,9 @@
 
 use crate::record::HEADER_LEN;
 
+/// Runs of up to this many records are computed as they are.
+const SHORT_RUN: u64 = 256;
+
 /// Block size and header length of a session's blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Geometry {
@@ -78,11 +81,13 @@ impl Clock {
         if !valid {
             return None;
         }
-        let mut seen = vec![u32::MAX; (block_len - header_len) as usize];
+        // For a few records looking for the cycle would cost more than computing them.
+        let mut seen = if records > SHORT_RUN { vec![u32::MAX; (block_len - header_len) as usize] } else { Vec::new() };
         let mut clock = Self { run, ticks: Vec::new(), shorts: Vec::new(), cycle: None };
         let mut tick = Tick { blocks: 0, bytes: 0, offset: run.offset };
         loop {
-            let state = &mut seen[(tick.offset - header_len) as usize];
+            let mut unseen = u32::MAX;
+            let state = seen.get_mut((tick.offset - header_len) as usize).unwrap_or(&mut unseen);
             if *state != u32::MAX {
                 let first = &clock.ticks[*state as usize];
                 clock.cycle = Some(Cycle {
@@ -215,6 +220,8 @@ mod tests {
     fn agrees_with_the_rules_for_many_geometries() {
         let sizes = [(64512, 24), (64512, 32), (512, 24), (1024, 32), (32768, 24), (200_704, 24), (100, 24)];
         for (block_len, header_len) in sizes {
+            let short = Run { geometry: Geometry { block_len, header_len }, record_len: 488, offset: header_len };
+            assert_eq!(Clock::new(short, 200).unwrap().at(200), Some(simulate(short, 200).0));
             for record_len in [65536, 65528, 1, 11, 12, 13, 64, 488, 64476] {
                 for offset in [header_len, header_len + 1, block_len - 12, block_len / 2] {
                     let run = Run { geometry: Geometry { block_len, header_len }, record_len, offset };

@@ -101,7 +101,9 @@ impl Segments {
                 continue;
             }
             let left = hint.and_then(|h| h.checked_sub(found.len)).filter(|l| *l > u64::from(record.len));
-            let limit = left.map_or(u64::MAX, |l| l.div_ceil(u64::from(record.len)));
+            cursor.skip(&record)?;
+            let single = Self::is_other(cursor.peek(), &record)?;
+            let limit = if single { 1 } else { left.map_or(u64::MAX, |l| l.div_ceil(u64::from(record.len))) };
             let run = Run { geometry, record_len: record.len, offset: record.pos.offset };
             let clock =
                 Clock::new(run, limit).ok_or_else(|| Error::damaged("a record header stands outside of its block"))?;
@@ -113,7 +115,9 @@ impl Segments {
                 ordinal: found.records,
                 start: found.len,
             };
-            segment.count = segment.measure(data, &record, left)?;
+            if !single {
+                segment.count = segment.measure(data, &record, left)?;
+            }
             let last = segment.at(segment.count - 1).ok_or_else(too_long)?;
             let mut cursor = Cursor::new(data, last);
             cursor.skip(&Record { pos: last, ..record })?;
@@ -125,6 +129,18 @@ impl Segments {
                 return Err(Error::new(ErrorKind::Limit, "the file's data is in too many pieces of different lengths"));
             }
             found.runs.push(segment);
+        }
+    }
+
+    /// Whether what stands behind `record` is not another of its kind and length.
+    fn is_other(next: Result<Option<Record>>, record: &Record) -> Result<bool> {
+        match next {
+            Ok(next) => {
+                Ok(next
+                    .is_none_or(|n| (n.file_index, n.stream, n.len) != (record.file_index, record.stream, record.len)))
+            }
+            Err(e) if matches!(e.kind(), ErrorKind::Damaged | ErrorKind::Missing) => Ok(false),
+            Err(e) => Err(e),
         }
     }
 

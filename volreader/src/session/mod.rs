@@ -72,6 +72,12 @@ impl SessionData {
         Self { session, label, number, store, map: RwLock::new(map), finder, verified: Verified::new(end) }
     }
 
+    /// Tells sessions of one archive apart.
+    #[must_use]
+    pub const fn number(&self) -> u32 {
+        self.number
+    }
+
     /// The volumes.
     #[must_use]
     pub fn store(&self) -> &Arc<Store> {

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use blockdev::{Error, Result};
+use blockdev::{Error, ErrorKind, Result};
 
 use crate::{
     block::{self, MAX_HEADER_LEN},
+    crypto::volume::{BlockIdentity, VolumeKey},
     label::{Type, VolumeLabel},
     medium::{Address, Medium},
     record,
@@ -17,6 +18,7 @@ pub struct Volume {
     medium: Medium,
     label: VolumeLabel,
     label_block: block::Header,
+    key: Option<VolumeKey>,
 }
 
 impl Volume {
@@ -41,7 +43,13 @@ impl Volume {
         let payload = body.get(record::HEADER_LEN as usize..).unwrap_or_default();
         let payload = &payload[..payload.len().min(record.len as usize)];
         let label = VolumeLabel::parse(payload).map_err(at)?;
-        Ok(Self { medium, label, label_block: header })
+        Ok(Self { medium, label, label_block: header, key: None })
+    }
+
+    /// The same volume with the key of its encrypted blocks.
+    #[must_use]
+    pub fn with_key(self, key: Option<VolumeKey>) -> Self {
+        Self { key, ..self }
     }
 
     /// The volume's name, from its label.
@@ -95,6 +103,26 @@ impl Volume {
         let mut bytes = vec![0; header.len as usize];
         let n = self.medium.read_at(&mut bytes, address)?;
         bytes.truncate(n);
+        if header.encrypted {
+            let key = self.key.as_ref().ok_or_else(|| {
+                let name = &self.label.name;
+                Error::new(
+                    ErrorKind::Locked,
+                    format!("volume {name} is encrypted; give the folder with its key file by --volume-keys"),
+                )
+            })?;
+            let identity = BlockIdentity {
+                number: header.number,
+                session_id: header.session.id,
+                session_time: header.session.time,
+            };
+            let body = bytes.get_mut(header.header_len() as usize..).unwrap_or_default();
+            if n == header.len as usize {
+                key.decrypt_block(identity, body).map_err(|e| e.context(self.place(address)))?;
+            } else {
+                return Err(Error::damaged(format!("{}: the volume ends inside this block", self.place(address))));
+            }
+        }
         Ok(bytes)
     }
 

@@ -5,6 +5,7 @@ pub mod archive;
 pub mod attributes;
 pub mod block;
 pub mod bytes;
+pub mod catalog;
 pub mod codec;
 pub mod content;
 pub mod crypto;

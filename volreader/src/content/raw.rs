@@ -65,6 +65,7 @@ impl RawStream {
     /// When a block cannot be read or does not verify; nothing of `buf` may then be used.
     pub fn read(&self, run: &Segment, n: u64, from: u64, buf: &mut [u8]) -> Result<usize> {
         let mut plans: Vec<Plan> = Vec::with_capacity(buf.len() / 64_000 + 2);
+        run.expect(&self.data, n);
         let content = self.content_len(run);
         let (mut n, mut from, mut wanted) = (n, from, buf.len() as u64);
         while wanted > 0 && n < run.count {

@@ -7,4 +7,5 @@
 pub mod builder;
 mod compact;
 pub mod entry;
+pub mod store;
 pub mod table;

@@ -140,6 +140,12 @@ impl Table {
         }
     }
 
+    /// Another handle of the same table.
+    #[must_use]
+    pub fn share(&self) -> Self {
+        Self { file: Arc::clone(&self.file), lookups: AtomicU32::new(0), resident: OnceLock::new(), ..*self }
+    }
+
     /// The table's bytes: file, offset, length.
     #[must_use]
     pub fn bytes(&self) -> (&Arc<File>, u64, u64) {

@@ -15,6 +15,7 @@ use crate::{
     session::{
         SessionData,
         cursor::{Cursor, Record},
+        map::BlockPlace,
     },
 };
 
@@ -27,6 +28,8 @@ pub struct Segment {
     /// The first record's header.
     first: RecordPos,
     clock: Arc<Clock>,
+    /// The block of the first record, for sessions whose blocks have to be found.
+    origin: Option<BlockPlace>,
     /// How many.
     pub count: u64,
     /// Payload bytes of each.
@@ -44,6 +47,14 @@ impl Segment {
         let tick = self.clock.at(n)?;
         let block = u64::from(self.first.block).checked_add(tick.blocks)?;
         Some(RecordPos { block: u32::try_from(block).ok()?, offset: tick.offset })
+    }
+
+    /// Where record `n` must stand in the volume, told to a session that has to find its blocks.
+    pub fn expect(&self, data: &SessionData, n: u64) {
+        let (Some(tick), Some(pos)) = (self.clock.at(n), self.at(n)) else { return };
+        if let Some(origin) = self.origin {
+            data.expect(pos.block, origin.volume, origin.address.saturating_add(tick.bytes));
+        }
     }
 
     /// The run's block geometry.
@@ -110,6 +121,7 @@ impl Segments {
             let mut segment = Segment {
                 first: record.pos,
                 clock: Arc::new(clock),
+                origin: data.place(record.pos.block)?,
                 count: 1,
                 record_len: record.len,
                 ordinal: found.records,
@@ -191,6 +203,7 @@ impl Segment {
     /// Whether record `n` stands where it must, with `len` bytes. Damage on the way counts as no.
     fn stands(&self, data: &SessionData, first: &Record, n: u64, len: u32) -> Result<bool> {
         let Some(pos) = self.at(n) else { return Ok(false) };
+        self.expect(data, n);
         match Cursor::new(data, pos).peek() {
             Ok(found) => Ok(found.is_some_and(|r| {
                 r.pos == pos && r.file_index == first.file_index && r.stream == first.stream && r.len == len

@@ -66,6 +66,8 @@ pub struct Report {
     pub damage: Vec<Damage>,
     /// For each session that was seen, the address of its first block in this volume.
     pub first_seen: HashMap<Session, Address>,
+    /// The last whole block.
+    pub last: Option<(Address, block::Header)>,
     /// Bytes that were really read.
     pub bytes_read: u64,
 }
@@ -151,6 +153,9 @@ impl Walk<'_> {
         let present = u64::from(header.len).min(end - at) as u32;
         if present < header.len {
             self.damaged(at..end, "the volume ends inside a block");
+        }
+        if present == header.len {
+            self.report.last = Some((at, header));
         }
         let next = self.records(Block { address: at, header, present })?;
         Ok(next.min(end))

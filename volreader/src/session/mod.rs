@@ -7,22 +7,34 @@
 
 pub mod cursor;
 pub mod map;
+pub mod probe;
 pub mod store;
 pub mod verified;
 
-use std::sync::{Arc, RwLock};
+use std::{
+    cmp::Ordering,
+    sync::{Arc, RwLock},
+};
 
 use blockdev::{Error, ErrorKind, Result};
 
 use crate::{
     block::{self, MAX_HEADER_LEN, Session, checksum},
+    index::entry::RecordPos,
     layout::clock::Geometry,
+    medium::Address,
     session::{
-        map::{BlockMap, BlockPlace},
+        map::{BlockMap, BlockPlace, VolumeIndex},
         store::{Block, Integrity, Store},
         verified::Verified,
     },
+    stream::StreamKind,
 };
+
+/// The default block size of Storage daemons.
+const DEFAULT_BLOCK_LEN: u32 = 64_512;
+/// Records that are passed when looking for a file's first one in and behind the block that must hold it.
+const MAX_FIND: u32 = 1_000_000;
 
 /// Finds blocks that are not in the map (when there is a catalog and no index).
 pub trait Finder: Send + Sync {
@@ -32,6 +44,13 @@ pub trait Finder: Send + Sync {
     ///
     /// When a volume cannot be read.
     fn find(&self, number: u32, map: &BlockMap) -> Result<Option<BlockPlace>>;
+
+    /// The number and place of the block in which to look for the first record of file `file_index`.
+    ///
+    /// # Errors
+    ///
+    /// When a volume cannot be read, or the file can be in none that is at hand.
+    fn find_file(&self, file_index: u32) -> Result<(u32, BlockPlace)>;
 }
 
 /// One job's data.
@@ -90,9 +109,15 @@ impl SessionData {
     ///
     /// When there is no block at all.
     pub fn geometry(&self) -> Result<Geometry> {
-        let (block_len, first) = self.with_map(|m| (m.full_block_len(), m.at_or_after(0)));
+        let (mut block_len, first) = self.with_map(|m| (m.full_block_len(), m.at_or_after(0)));
         let (_, place) = first.ok_or_else(|| Error::damaged(format!("{} has no blocks", self.label)))?;
-        let header = self.store.volume(place.volume)?.block_header(place.address)?;
+        let volume = self.store.volume(place.volume)?;
+        if self.finder.is_some() {
+            // Few blocks have been seen: the label says how long full ones are.
+            let configured = volume.label().block_size;
+            block_len = block_len.max(if configured > 0 { configured } else { DEFAULT_BLOCK_LEN });
+        }
+        let header = volume.block_header(place.address)?;
         let header = header.ok_or_else(|| self.damaged_at(&place, "there is no block header"))?;
         Ok(Geometry { block_len, header_len: header.header_len() })
     }
@@ -116,7 +141,7 @@ impl SessionData {
             // The finder reads the volume; the map must not be locked meanwhile.
             let known = self.with_map(Clone::clone);
             if let Some(place) = finder.find(number, &known)? {
-                self.map.write().unwrap_or_else(std::sync::PoisonError::into_inner).push(number, place);
+                self.learn(number, place);
                 return Ok(Some(place));
             }
             return Ok(None);
@@ -132,15 +157,44 @@ impl SessionData {
         Err(Error::new(ErrorKind::Missing, format!("block {number} of {} is missing: it was {place}", self.label)))
     }
 
-    /// Take note of a run of blocks whose ends were checked.
-    pub fn learn(&self, first: u32, place: BlockPlace) {
-        self.map.write().unwrap_or_else(std::sync::PoisonError::into_inner).push(first, place);
+    /// Expect block `number` at `address` of `volume`, and take note of it if it is there. Does nothing where
+    /// blocks are looked up in an index.
+    pub fn expect(&self, number: u32, volume: VolumeIndex, address: Address) {
+        if self.finder.is_none() || self.with_map(|m| m.get(number)).is_some() {
+            return;
+        }
+        let Ok(Some(header)) = self.store.volume(volume).and_then(|v| v.block_header(address)) else { return };
+        if header.session == self.session && header.number == number {
+            self.learn(number, BlockPlace { volume, address, len: header.len });
+        }
     }
 
-    /// Whether blocks are found by probing rather than looked up.
-    #[must_use]
-    pub const fn is_probing(&self) -> bool {
-        self.finder.is_some()
+    fn learn(&self, number: u32, place: BlockPlace) {
+        self.map.write().unwrap_or_else(std::sync::PoisonError::into_inner).push(number, place);
+    }
+
+    /// Find the attributes record of file `file_index` without an index.
+    ///
+    /// # Errors
+    ///
+    /// When it is nowhere in the volumes at hand.
+    pub fn find_file(&self, file_index: u32) -> Result<RecordPos> {
+        let finder = self.finder.as_ref().ok_or_else(|| Error::damaged("the index does not say where the file is"))?;
+        let (number, place) = finder.find_file(file_index)?;
+        self.learn(number, place);
+        let gone = || Error::damaged(format!("file {file_index} of {} is not where the catalog says", self.label));
+        let start = cursor::Cursor::after_continuation(self, number)?.ok_or_else(gone)?;
+        let mut cursor = cursor::Cursor::new(self, start);
+        for _ in 0..MAX_FIND {
+            let Some(record) = cursor.peek()? else { break };
+            let is_attributes = matches!(record.id().kind(), StreamKind::Attributes | StreamKind::AttributesUpdate);
+            match i64::from(record.file_index).cmp(&i64::from(file_index)) {
+                Ordering::Equal if is_attributes => return Ok(record.pos),
+                Ordering::Greater => break,
+                _ => cursor.skip(&record)?,
+            }
+        }
+        Err(gone())
     }
 
     /// The whole block `number`, verified as the policy says; `None` behind the last one.

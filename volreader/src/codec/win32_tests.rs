@@ -31,7 +31,8 @@ fn file() -> (Vec<u8>, Vec<Expected>) {
         sparse_block(65_536, b"block"),
         sparse_block(1 << 40, b""),
         stream(4, 0, ":Zone.Identifier:$DATA", b"[ZoneTransfer]"),
-        stream(4, 0, ":schön:$DATA", b""),
+        stream(4, 8, ":schön:$DATA", b""),
+        sparse_block(4096, "of schön".as_bytes()),
         stream(2, 0, "", b"ea"),
         stream(7, 0, "", &[9; 64]),
         stream(8, 0, "", b"reparse"),
@@ -45,6 +46,7 @@ fn file() -> (Vec<u8>, Vec<Expected>) {
         (Payload::Main, "", 1 << 40, b""),
         (Payload::Alternate, "Zone.Identifier", 0, b"[ZoneTransfer]"),
         (Payload::Alternate, "schön", 0, b""),
+        (Payload::Alternate, "schön", 4096, "of schön".as_bytes()),
         (Payload::ExtendedAttributes, "", 0, b"ea"),
         (Payload::ObjectId, "", 0, &[9; 64]),
         (Payload::ReparsePoint, "", 0, b"reparse"),
@@ -117,8 +119,8 @@ fn every_early_end_is_noticed() {
         demuxer.feed(&bytes[..len], |_| {}).unwrap();
         demuxer.finish().is_ok()
     });
-    // Nine places between its ten streams.
-    assert_eq!(complete.count(), 9);
+    // Ten places between its eleven streams.
+    assert_eq!(complete.count(), 10);
 }
 
 #[test]

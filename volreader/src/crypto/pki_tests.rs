@@ -120,6 +120,18 @@ fn text_around_the_sections_does_not_matter() {
     assert!(ring(&pem).session_key(SESSION).is_ok());
 }
 
+/// One ring serves all threads.
+#[test]
+fn threads_share_a_ring() {
+    let ring = ring(str::from_utf8(FD).unwrap());
+    let expected = mark(&ring.session_key(SESSION).unwrap());
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| assert_eq!(mark(&ring.session_key(SESSION).unwrap()), expected));
+        }
+    });
+}
+
 #[test]
 fn nothing_secret_is_shown() {
     let ring = ring(str::from_utf8(FD).unwrap());

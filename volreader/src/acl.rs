@@ -77,18 +77,25 @@ impl Entries {
     }
 }
 
-/// Read an ACL's text. Names are looked up in `names`; what is not a known name has to be a number.
+/// The text of an ACL record without the NUL at its end, to be shown: also for other platforms' text ACLs.
+#[must_use]
+pub fn text(record: &[u8]) -> &[u8] {
+    record.split(|&b| b == 0).next().unwrap_or_default()
+}
+
+/// Read the text of a Linux ACL. Names are looked up in `names`; what is not a known name has to be a number.
 ///
 /// # Errors
 ///
 /// `Invalid` when a user or group is not known here (the message names it); `Damaged` when the text is no
 /// valid ACL.
 pub fn parse(text: &[u8], names: &dyn Names) -> Result<Entries> {
-    let text = text.split(|&b| b == 0).next().unwrap_or_default();
+    let text = self::text(text);
     let mut entries = Vec::new();
     for line in text.split(|&b| b == b'\n') {
-        let line = line.split(|&b| b == b'#').next().unwrap_or_default();
-        for entry in line.split(|&b| b == b',').map(<[u8]>::trim_ascii).filter(|entry| !entry.is_empty()) {
+        for entry in
+            without_comment(line).split(|&b| b == b',').map(<[u8]>::trim_ascii).filter(|entry| !entry.is_empty())
+        {
             entries.push(parse_entry(entry, names)?);
         }
     }
@@ -114,6 +121,13 @@ pub fn parse(text: &[u8], names: &dyn Names) -> Result<Entries> {
         entries.insert(at, (Whom::Mask, mask));
     }
     Ok(Entries(entries))
+}
+
+/// A comment starts with a `#` that is first in its line or has a blank before it; a name can hold one.
+fn without_comment(line: &[u8]) -> &[u8] {
+    let starts = |at: usize| at.checked_sub(1).and_then(|at| line.get(at)).is_none_or(u8::is_ascii_whitespace);
+    let comment = line.iter().enumerate().position(|(at, &byte)| byte == b'#' && starts(at));
+    comment.and_then(|at| line.get(..at)).unwrap_or(line)
 }
 
 /// `user:NAME:rwx`, with the short tags that libacl takes as well.
@@ -200,6 +214,7 @@ mod tests {
             match name {
                 b"alice" => Some(1001),
                 b"DOM\\the user" => Some(70000),
+                b"a#b" => Some(70001),
                 _ => None,
             }
         }
@@ -245,8 +260,9 @@ mod tests {
 
     #[test]
     fn quoted_names_are_read() {
-        let entries = parse(b"u::r,u:DOM\\134the\\040user:r,g::r,m::r,o::r", &Lab).unwrap();
+        let entries = parse(b"# x\nu::r,u:DOM\\134the\\040user:r,u:a#b:r #c\ng::r,m::r,o::r", &Lab).unwrap();
         assert_eq!(entries.as_slice()[1].0, Whom::User(70000));
+        assert_eq!(entries.as_slice()[2].0, Whom::User(70001));
     }
 
     #[test]

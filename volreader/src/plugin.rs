@@ -31,10 +31,6 @@ impl PluginName {
     pub fn parse(payload: &[u8]) -> Result<Self> {
         let mut fields = Fields { rest: payload, what: "plugin name" };
         fields.number()?;
-        // The end mark has neither a blank nor a NUL after its last digit.
-        if fields.rest.trim_ascii_end() == b"0" || fields.rest == b"0\0" {
-            return Ok(Self::End);
-        }
         if fields.number()? == 0 {
             return Ok(Self::End);
         }

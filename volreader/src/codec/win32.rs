@@ -10,7 +10,9 @@ use blockdev::{Error, Result};
 
 /// Fixed part of a header: id, attributes, size, name length.
 const HEADER_LEN: usize = 20;
-/// In front of the data of a sparse block: its offset in the main data.
+/// Bit of a stream's attributes: its data follows as sparse blocks.
+const SPARSE_ATTRIBUTE: u32 = 8;
+/// In front of the data of a sparse block: its offset in the stream.
 const SPARSE_OFFSET_LEN: usize = 8;
 /// Longest name accepted, in bytes of UTF-16. NTFS allows 255 characters and a type suffix.
 const MAX_NAME_LEN: usize = 2048;
@@ -24,7 +26,7 @@ pub enum Payload {
     ExtendedAttributes,
     /// The security descriptor (id 3).
     SecurityDescriptor,
-    /// An alternate data stream (id 4).
+    /// An alternate data stream (id 4), or a part of it at an offset (id 9 after a sparse one).
     Alternate,
     /// Hard-link information (id 5).
     Link,
@@ -59,7 +61,7 @@ impl Payload {
 pub struct Found {
     /// What it is.
     pub payload: Payload,
-    /// The stream's attributes as Windows gave them (bit 3: sparse).
+    /// The stream's attributes as Windows gave them.
     pub attributes: u32,
     /// Name of an alternate data stream, without `:` and `:$DATA`; empty for others. UTF-8, where lone
     /// surrogates are encoded like other code points (WTF-8). It comes from the volume: it can hold `/`.
@@ -68,7 +70,7 @@ pub struct Found {
     pub offset: u64,
     /// Where its first byte is in the BackupRead data.
     pub position: u64,
-    /// Its length. A sparse block of length 0 tells where the main data ends.
+    /// Its length. A sparse block of length 0 tells where the data ends.
     pub len: u64,
 }
 
@@ -81,6 +83,8 @@ pub struct Demuxer {
     payload_left: u64,
     /// Bytes taken in so far.
     position: u64,
+    /// Name of the alternate data stream whose sparse blocks may follow.
+    sparse_alternate: Option<Vec<u8>>,
 }
 
 impl Demuxer {
@@ -208,14 +212,23 @@ impl Demuxer {
         if ends.contains(&None) {
             return Err(self.bad_header(format_args!("{len} bytes at offset {offset}")));
         }
-        let payload = Payload::from_id(id);
-        let name = match payload {
-            Payload::Alternate => stream_name(self.header.get(HEADER_LEN..name_end).unwrap_or_default()),
-            _ => Vec::new(),
-        };
+        let attributes = u32::from_le_bytes(attributes);
+        let mut payload = Payload::from_id(id);
+        let mut name = Vec::new();
+        if payload == Payload::Alternate {
+            name = stream_name(self.header.get(HEADER_LEN..name_end).unwrap_or_default());
+        }
+        // A sparse block belongs to the stream in front of it; of those only data streams can be sparse.
+        if id != 9 {
+            let sparse = payload == Payload::Alternate && attributes & SPARSE_ATTRIBUTE != 0;
+            self.sparse_alternate = sparse.then(|| name.clone());
+        } else if let Some(alternate) = &self.sparse_alternate {
+            payload = Payload::Alternate;
+            name.clone_from(alternate);
+        }
         self.header.clear();
         self.payload_left = len;
-        Ok(Found { payload, attributes: u32::from_le_bytes(attributes), name, offset, position: self.position, len })
+        Ok(Found { payload, attributes, name, offset, position: self.position, len })
     }
 
     fn bad_header(&self, what: std::fmt::Arguments<'_>) -> Error {

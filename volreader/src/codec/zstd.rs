@@ -17,6 +17,10 @@ thread_local! {
 
 /// Decode `input` to the front of `room`; the bytes written.
 pub(super) fn decode(input: &[u8], room: &mut [u8]) -> Result<usize, Failure> {
+    // The library takes nothing at all for a run of no frames.
+    if input.is_empty() {
+        return Err(Failure::Damaged(Error::damaged("the Zstandard data of a piece is missing")));
+    }
     CONTEXT.with_borrow_mut(|slot| {
         if slot.is_none() {
             *slot = DCtx::try_create();

@@ -86,13 +86,13 @@ impl VolumeKey {
 
     fn aes_128(key: &[u8]) -> Option<Self> {
         let (data, tweak) = halves::<16>(key)?;
-        let (data, tweak) = (Aes128Dec::new(&Array(*data)), Aes128Enc::new(&Array(*tweak)));
+        let (data, tweak) = (Aes128Dec::new(data.into()), Aes128Enc::new(tweak.into()));
         Some(Self(Cipher::Aes128 { data: Box::new(data), tweak: Box::new(tweak) }))
     }
 
     fn aes_256(key: &[u8]) -> Option<Self> {
         let (data, tweak) = halves::<32>(key)?;
-        let (data, tweak) = (Aes256Dec::new(&Array(*data)), Aes256Enc::new(&Array(*tweak)));
+        let (data, tweak) = (Aes256Dec::new(data.into()), Aes256Enc::new(tweak.into()));
         Some(Self(Cipher::Aes256 { data: Box::new(data), tweak: Box::new(tweak) }))
     }
 

@@ -35,6 +35,7 @@ pub(super) struct Door {
     workers: Workers,
     /// Whether other users may enter, so that the kernel has to enforce permissions.
     shared: bool,
+    xattrs: bool,
 }
 
 /// What the answers need, wherever they are worked out.
@@ -59,7 +60,8 @@ impl Door {
             report: report.clone(),
             totals: options.totals.clone(),
         };
-        Self { tree: Arc::new(tree), workers: Workers::new(threads, report), shared }
+        let workers = Workers::new(threads, report);
+        Self { tree: Arc::new(tree), workers, shared, xattrs: options.xattrs }
     }
 
     fn run(&self, job: impl FnOnce(&Tree) + Send + 'static) {
@@ -237,7 +239,7 @@ impl Filesystem for Door {
             InitFlags::FUSE_CACHE_SYMLINKS,
             InitFlags::FUSE_MAX_PAGES,
         ];
-        if self.shared {
+        if self.shared && self.xattrs {
             wished.push(InitFlags::FUSE_POSIX_ACL);
         }
         for flag in wished {
@@ -338,23 +340,22 @@ impl Filesystem for Door {
     }
 
     fn getxattr(&self, _request: &Request, id: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        if !self.xattrs {
+            // The kernel does not ask again.
+            return reply.error(Errno::ENOSYS);
+        }
         let name = name.as_bytes().to_vec();
         self.run(move |tree| tree.getxattr(id.0, &name, size, reply));
     }
 
     fn listxattr(&self, _request: &Request, id: INodeNo, size: u32, reply: ReplyXattr) {
+        if !self.xattrs {
+            return reply.error(Errno::ENOSYS);
+        }
         self.run(move |tree| tree.listxattr(id.0, size, reply));
     }
 
-    fn lseek(
-        &self,
-        _request: &Request,
-        _id: INodeNo,
-        handle: FileHandle,
-        offset: i64,
-        whence: i32,
-        reply: ReplyLseek,
-    ) {
+    fn lseek(&self, _request: &Request, _id: INodeNo, handle: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
         self.run(move |tree| tree.lseek(handle.0, offset, whence, reply));
     }
 }

@@ -50,6 +50,9 @@ pub struct MountOptions {
     /// Whether other users than the one that mounts may enter. `None`: as root, yes; otherwise if the system allows
     /// it (`user_allow_other` in `/etc/fuse.conf`).
     pub allow_other: Option<bool>,
+    /// Whether any node has extended attributes or ACLs. If not, the kernel is told once and for all: `ls -l` asks for
+    /// two per file otherwise, and each is a round trip of some 25 us.
+    pub xattrs: bool,
     /// Asked for every `statfs`: the tree may still be growing. Must not block.
     pub totals: Arc<dyn Fn() -> Totals + Send + Sync>,
     /// Told one line about every new failure, and notices. Called from any thread.
@@ -64,6 +67,7 @@ impl Default for MountOptions {
             source: "revenant".into(),
             threads: None,
             allow_other: None,
+            xattrs: true,
             totals: Arc::new(Totals::default),
             log: Arc::new(|_| {}),
             detach_grace: Duration::from_secs(30),

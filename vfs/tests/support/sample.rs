@@ -58,10 +58,7 @@ pub fn tree() -> Arc<Mem> {
         b"xattrs",
         Mem::file(Content::bytes("x")).ino(ino()).xattr("user.empty", b"").xattr("user.bin", &noise(300, 3)),
     );
-    add(
-        b"acl",
-        Mem::file(Content::bytes("a")).ino(ino()).mode(0o660).xattr("system.posix_acl_access", &access_acl()),
-    );
+    add(b"acl", Mem::file(Content::bytes("a")).ino(ino()).mode(0o660).xattr("system.posix_acl_access", &access_acl()));
     add(b"link", Mem::symlink(b"plain.txt").ino(ino()).owner(1000, 100).mtime(1_500_000_000, 1));
     add(b"dangling", Mem::symlink(&[b'd'; 4000]).ino(ino()));
     add(b"escape", Mem::symlink(b"/etc").ino(ino()));
@@ -73,7 +70,10 @@ pub fn tree() -> Arc<Mem> {
     let linked = Arc::new(Mem::file(Content::bytes(noise(10_000, 9))).ino(ino()).nlink(3).mode(0o600));
     let inner = Mem::dir([
         (b"hard2".to_vec(), linked.clone()),
-        (b"deep".to_vec(), Arc::new(Mem::dir([(b"hard3".to_vec(), linked.clone())]).ino(ino()).mtime(1_400_000_000, 5))),
+        (
+            b"deep".to_vec(),
+            Arc::new(Mem::dir([(b"hard3".to_vec(), linked.clone())]).ino(ino()).mtime(1_400_000_000, 5)),
+        ),
     ]);
     let inner = inner
         .ino(ino())

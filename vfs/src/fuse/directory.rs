@@ -92,7 +92,7 @@ impl Plus<'_> {
             let full = batch.len() >= BATCH;
             for entry in batch {
                 cookie = entry.cookie;
-                if self.entry(entry).is_break() {
+                if self.entry(&entry).is_break() {
                     return Ok(());
                 }
             }
@@ -103,9 +103,9 @@ impl Plus<'_> {
         }
     }
 
-    fn entry(&mut self, entry: Entry) -> More {
-        let Some(after) = check(self.tree, &entry) else { return ControlFlow::Continue(()) };
-        let (id, node, attr, ttl) = match self.look_up(&entry) {
+    fn entry(&mut self, entry: &Entry) -> More {
+        let Some(after) = check(self.tree, entry) else { return ControlFlow::Continue(()) };
+        let (id, node, attr, ttl) = match self.look_up(entry) {
             Ok((id, node, attr, ttl)) => (id, Some(node), attr, ttl),
             Err(e) => {
                 // One entry that cannot be read must not hide the others: it is shown, and asking for it fails.

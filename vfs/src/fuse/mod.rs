@@ -94,10 +94,11 @@ pub fn mount(root: Node, mountpoint: &Path, options: &MountOptions) -> Result<Mo
     };
     let session = match open(options.allow_other.unwrap_or(true)) {
         Err(e) if !is_root && options.allow_other.is_none() && e.kind() == io::ErrorKind::PermissionDenied => {
-            (options.log)(
-                "mounted for this user only: put 'user_allow_other' into /etc/fuse.conf to let others enter as well",
-            );
-            open(false)
+            open(false).inspect(|_| {
+                (options.log)(
+                    "mounted for this user only: 'user_allow_other' in /etc/fuse.conf would let others enter",
+                );
+            })
         }
         other => other,
     };

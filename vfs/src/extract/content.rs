@@ -31,8 +31,11 @@ const OWN_THREAD: u64 = 4 << 20;
 /// What one worker takes of a shared file at once, in bytes.
 const SHARE: u64 = 16 << 20;
 
-/// Bad ranges that are told in full.
-const RANGES: usize = 16;
+/// Bad ranges of one file that are kept; neighbours count as one.
+const KEPT: usize = 4096;
+
+/// Bad ranges that are told in the end.
+const TOLD: usize = 16;
 
 /// Failed reads of one file after which bad places are narrowed down less finely, and the piece that is given up then,
 /// in bytes: a file whose volume is missing must not take for ever.
@@ -41,12 +44,11 @@ const GRANULARITY: [(u64, u64); 3] = [(4096, 512), (1 << 16, 64 << 10), (u64::MA
 /// What could not be read.
 #[derive(Default)]
 pub(super) struct Bad {
-    /// In ascending order per worker, neighbours joined.
-    pub(super) ranges: Vec<Range<u64>>,
+    ranges: Vec<Range<u64>>,
     /// Ranges beyond those.
-    pub(super) more: u64,
+    more: u64,
     /// The first reason.
-    pub(super) reason: Option<Error>,
+    reason: Option<Error>,
     failed_reads: u64,
 }
 
@@ -55,7 +57,7 @@ impl Bad {
         let known = self.ranges.len();
         match self.ranges.last_mut() {
             Some(last) if last.end == range.start => last.end = range.end,
-            _ if known < RANGES => self.ranges.push(range),
+            _ if known < KEPT => self.ranges.push(range),
             _ => self.more += 1,
         }
     }
@@ -67,6 +69,26 @@ impl Bad {
 
     fn granularity(&self) -> u64 {
         GRANULARITY.iter().find(|(reads, _)| self.failed_reads < *reads).map_or(CHUNK as u64, |(_, piece)| *piece)
+    }
+
+    /// The ranges in order, a few, and in words why and how many more; `None` if all could be read.
+    pub(super) fn told(mut self) -> Option<(Vec<Range<u64>>, String)> {
+        let reason = self.reason.map_or_else(|| "cannot be read".to_owned(), |e| e.to_string());
+        self.ranges.sort_by_key(|range| range.start);
+        self.ranges.dedup_by(|next, last| {
+            let joins = last.end == next.start;
+            if joins {
+                last.end = next.end;
+            }
+            joins
+        });
+        let more = self.more + self.ranges.len().saturating_sub(TOLD) as u64;
+        self.ranges.truncate(TOLD);
+        match (self.ranges.is_empty(), more) {
+            (true, _) => None,
+            (false, 0) => Some((self.ranges, reason)),
+            (false, more) => Some((self.ranges, format!("{reason} (and {more} more ranges)"))),
+        }
     }
 
     fn merge(&mut self, other: Self) {
@@ -370,8 +392,7 @@ impl Shared {
         while state.active > 0 {
             self.changed.wait(&mut state);
         }
-        let mut bad = std::mem::take(&mut state.bad);
-        bad.ranges.sort_by_key(|r| r.start);
+        let bad = std::mem::take(&mut state.bad);
         state.error.take().map_or(Ok(bad), Err)
     }
 }

@@ -13,7 +13,7 @@ use rustix::{
 
 use super::{
     Run, Verify,
-    content::{self, Bad, Shared},
+    content::{self, Shared},
     digest::Hasher,
     links::{Claim, Links},
     metadata::{self, Object, Wanted},
@@ -161,7 +161,7 @@ impl<'a> Worker<'_, 'a> {
         if !temporary.commit(&job.name)? {
             return Ok(Made::Kept);
         }
-        Ok(match (damage(bad), stored, digest) {
+        Ok(match (bad.told(), stored, digest) {
             (Some((ranges, reason)), ..) => Made::Partly(Failure { path: path(), ranges, reason }),
             (None, Some(stored), Some(digest)) if stored.value != digest => {
                 let reason = format!("its content does not match its stored digest ({:?})", stored.algorithm);
@@ -193,16 +193,4 @@ impl<'a> Worker<'_, 'a> {
         }
         hasher
     }
-}
-
-/// The bad ranges and why, if there are any.
-fn damage(bad: Bad) -> Option<(Vec<std::ops::Range<u64>>, String)> {
-    if bad.ranges.is_empty() {
-        return None;
-    }
-    let mut reason = bad.reason.map_or_else(|| "cannot be read".to_owned(), |e| e.to_string());
-    if bad.more > 0 {
-        reason = format!("{reason} (and {} more ranges)", bad.more);
-    }
-    Some((bad.ranges, reason))
 }

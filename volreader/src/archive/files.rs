@@ -79,7 +79,8 @@ impl Files {
         for root in [&b"/"[..], b""] {
             let folder = [root, folder].concat();
             let Some(row) = catalog.find_file(*job_id, &folder, name)? else { continue };
-            let Some((kind, flags, stat)) = interpret(row.file_index, row.name.is_empty(), &row.lstat) else {
+            let Some((kind, flags, stat)) = interpret(row.file_index, row.name.is_empty(), &row.lstat, &row.digest)
+            else {
                 continue;
             };
             if kind != EntryKind::File {
@@ -101,7 +102,7 @@ fn from_catalog(catalog: &dyn Catalog, job_id: u32) -> Result<Option<Table>> {
         path.clear();
         path.extend_from_slice(row.path);
         path.extend_from_slice(row.name);
-        if let Some((kind, flags, stat)) = interpret(row.file_index, row.name.is_empty(), row.lstat) {
+        if let Some((kind, flags, stat)) = interpret(row.file_index, row.name.is_empty(), row.lstat, row.digest) {
             let file_index = row.file_index.unsigned_abs();
             builder.add(NewEntry { path: &path, kind, flags, file_index, pos: None, stat: &stat });
         }
@@ -114,12 +115,18 @@ fn from_catalog(catalog: &dyn Catalog, job_id: u32) -> Result<Option<Table>> {
 }
 
 /// What a row is. The catalog does not keep the file type; `stat` and the name tell.
-fn interpret(file_index: i32, is_dir: bool, lstat: &[u8]) -> Option<(EntryKind, Flags, Stat)> {
+fn interpret(file_index: i32, is_dir: bool, lstat: &[u8], digest: &[u8]) -> Option<(EntryKind, Flags, Stat)> {
     let stat = Stat::parse(lstat)?;
     if file_index <= 0 {
         return Some((EntryKind::Deleted, Flags::default().with_if(is_dir, Flags::DIR_PATH), stat));
     }
-    let kind = if is_dir { EntryKind::Dir } else { EntryKind::of(FileType::Special, stat.mode, false)? };
+    // A device or fifo that was read has a digest of what was read; a node has none.
+    let was_read = !matches!(digest, b"" | b"0");
+    let kind = match EntryKind::of(FileType::Special, stat.mode, false)? {
+        _ if is_dir => EntryKind::Dir,
+        EntryKind::BlockDevice | EntryKind::Fifo if was_read => EntryKind::File,
+        kind => kind,
+    };
     let link = stat.link_index > 0 && i64::from(stat.link_index) != i64::from(file_index);
     Some((kind, Flags::default().with_if(link, Flags::HARD_LINK), stat))
 }

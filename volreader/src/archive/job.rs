@@ -215,6 +215,15 @@ impl Job {
         self.files.table()
     }
 
+    /// The file at `path` (no slash in front), if the catalog's own index finds it without making the table.
+    ///
+    /// # Errors
+    ///
+    /// When the catalog cannot be asked.
+    pub fn find_quickly(&self, path: &[u8]) -> Result<Option<crate::index::entry::Entry>> {
+        self.files.find_in_catalog(path)
+    }
+
     /// Streams with their totals, for listings.
     pub fn streams(&self) -> impl Iterator<Item = (StreamId, StreamTotal)> + '_ {
         let of = |(number, records, bytes): &(u16, u64, u64)| {

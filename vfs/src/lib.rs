@@ -6,5 +6,6 @@ pub mod extract;
 pub mod fuse;
 pub mod node;
 pub mod providers;
+pub mod verify;
 
 pub use blockdev::{Error, ErrorKind, Result};

@@ -164,7 +164,8 @@ fn time_of(unique_name: &str) -> Option<String> {
 }
 
 /// Seconds since 1970 as `YYYY-MM-DD HH:MM:SS` UTC.
-fn utc(seconds: i64) -> String {
+#[must_use]
+pub fn utc(seconds: i64) -> String {
     // Days to civil date by the usual era arithmetic (proleptic Gregorian calendar).
     let (days, rest) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     let z = days.saturating_add(719_468);

@@ -164,10 +164,10 @@ impl StoredFile {
         if kind.encrypted {
             let record =
                 session_key.ok_or_else(|| Error::damaged("the data is encrypted and its session key is not there"))?;
-            let frames = Frames::new(Plain(raw), keys.session_key(record)?, kind.compression)?;
+            let frames = Frames::new(Plain::new(raw, None), keys.session_key(record)?, kind.compression)?;
             return Ok((Arc::new(Pieces::open(frames, 0, hint, key)?), end));
         }
-        Ok(if kind.sparse { (Arc::new(Sparse::new(raw, hint)?), end) } else { (Arc::new(Plain(raw)), end) })
+        Ok(if kind.sparse { (Arc::new(Sparse::new(raw, hint)?), end) } else { (Arc::new(Plain::new(raw, hint)), end) })
     }
 
     /// Behind the data records that start with `first`, by walking along their headers.

@@ -5,7 +5,7 @@ use std::{ops::ControlFlow, sync::Arc};
 use blockdev::Result;
 use volreader::{
     archive::Job,
-    index::entry::{self, DirId, EntryKind},
+    index::entry::{self, DirId, EntryKind, Flags},
 };
 
 use super::{
@@ -120,7 +120,8 @@ impl JobDir {
 
 /// Of entries with one name the one that is shown: a folder, else what was stored last.
 fn chosen(entries: Vec<entry::Entry>) -> Option<entry::Entry> {
-    entries.into_iter().filter(|e| e.kind != EntryKind::Deleted).reduce(|a, b| if a.dir.is_some() { a } else { b })
+    let shown = |e: &entry::Entry| e.kind != EntryKind::Deleted && !e.flags.has(Flags::GHOST);
+    entries.into_iter().filter(shown).reduce(|a, b| if a.dir.is_some() { a } else { b })
 }
 
 impl Inode for JobDir {

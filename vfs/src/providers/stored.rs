@@ -71,6 +71,11 @@ pub fn node(shared: &Arc<Shared>, job: &Arc<Job>, entry: Entry, view: u64) -> Op
 pub fn entry_ino(job: &Job, entry: &Entry, view: u64) -> u64 {
     let first = if entry.flags.has(Flags::HARD_LINK) { entry.stat.link_index } else { entry.file_index };
     let session = [job.session.time.to_le_bytes(), job.session.id.to_le_bytes()].concat();
+    // Further links of a symbolic link are stored as if they were alone: only the client's inode ties them.
+    if entry.kind == EntryKind::Symlink && entry.stat.nlink > 1 && entry.stat.ino != 0 {
+        let inode = [entry.stat.dev.to_le_bytes(), entry.stat.ino.to_le_bytes()].concat();
+        return ino(&[&view.to_le_bytes(), &session, b"symlink", &inode]);
+    }
     if first == 0 {
         // A folder of which only the name is known.
         return ino(&[&view.to_le_bytes(), &session, b"dir", &entry.dir.map_or(0, |d| d.0).to_le_bytes()]);

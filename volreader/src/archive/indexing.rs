@@ -218,7 +218,9 @@ impl Pass<'_> {
 
     /// A session is complete: write its table and show it.
     fn finish(&mut self, writer: &mut Writer, session: Session, mut job: JobScan) -> Result<()> {
-        job.finish_file();
+        if job.end.is_none() {
+            job.cut_off();
+        }
         if job.map.is_empty() {
             return Ok(());
         }
@@ -277,6 +279,13 @@ fn job_of(store: &Arc<Store>, entry: &SessionEntry, table: Table) -> Job {
     missing.extend(
         map.gaps().map(|g| format!("blocks {} to {} (on another volume, or damaged)", g.start, g.end)).take(100),
     );
+    missing.extend(
+        entry
+            .job
+            .lost
+            .iter()
+            .map(|(first, last)| format!("files {first} to {last}: their names are in damaged or missing blocks")),
+    );
     // Sessions of one archive never have the same (time, id); the low bits tell them apart in caches.
     let number = session.time.wrapping_mul(31).wrapping_add(session.id);
     let data = SessionData::new(Arc::clone(store), number, session, label, map, None);
@@ -306,7 +315,9 @@ pub(super) fn table_from_volumes(options: &Options, job_id: u32, session: Sessio
     let mut jobs = Jobs::new();
     let mut table = None;
     let mut consider = |writer: &mut Writer, at: Session, mut job: JobScan| {
-        job.finish_file();
+        if job.end.is_none() {
+            job.cut_off();
+        }
         let label = job.start.as_ref().or(job.end.as_ref()).map(|l| l.job_id);
         if at == session || label == Some(job_id) {
             table = Some(writer.table(job.files)?);

@@ -45,6 +45,8 @@ pub struct Facts {
     pub streams: Vec<(u16, u64, u64)>,
     /// Restore objects and plugin records: file index and stream.
     pub objects: Vec<(u32, u16)>,
+    /// Files whose names and attributes were in damaged or missing blocks: first and last index.
+    pub lost: Vec<(u32, u32)>,
 }
 
 /// Letters of levels and statuses as Bacula shows them.
@@ -108,6 +110,7 @@ impl Facts {
             files: end.map_or(u64::from(scan.file_count), |e| u64::from(e.files)),
             bytes: scan.data_bytes,
             streams: scan.streams.iter().map(|(k, StreamTotal { records, bytes })| (*k, *records, *bytes)).collect(),
+            lost: scan.lost.clone(),
             objects: scan.objects.iter().map(|(i, s)| (*i, s.number())).collect(),
         }
     }
@@ -131,6 +134,7 @@ impl Facts {
             bytes: job.bytes,
             streams: Vec::new(),
             objects: Vec::new(),
+            lost: Vec::new(),
         }
     }
 

@@ -159,11 +159,12 @@ impl Versions {
     }
 
     fn resolve(self, chain: &[Arc<Job>]) -> Option<PointEntry> {
-        let newest_dir = self.dirs.iter().map(|(j, _)| *j).max();
+        // Folders that only hold markers do not exist, but their markers count where the folder does.
+        let newest_dir = self.dirs.iter().filter(|(_, e)| !e.flags.has(Flags::GHOST)).map(|(j, _)| *j).max();
         let newest_file = self.file.as_ref().map(|(j, _)| *j);
         if newest_dir.is_some() && newest_dir >= newest_file {
             let places: Vec<_> = self.dirs.iter().filter_map(|(j, e)| Some((*j, e.dir?))).collect();
-            let own = self.dirs.iter().rev().find(|(_, e)| !e.flags.has(Flags::IMPLICIT)).or(self.dirs.last())?;
+            let own = self.dirs.iter().rev().find(|(_, e)| !e.flags.has(Flags::IMPLICIT)).or(self.dirs.first())?;
             return Some(PointEntry {
                 job: Arc::clone(chain.get(own.0)?),
                 entry: own.1.clone(),

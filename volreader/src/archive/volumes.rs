@@ -39,6 +39,12 @@ pub fn open(paths: &[PathBuf], keys: Option<&Path>) -> Result<(Vec<Arc<Volume>>,
             found.push(open_one(path, keys)?);
         }
     }
+    for volume in found.iter().filter(|v| v.has_damaged_label()) {
+        problems.push(format!(
+            "{}: the volume label is damaged; the volume is called after its file",
+            volume.medium().path().display()
+        ));
+    }
     let mut names: HashMap<String, PathBuf> = HashMap::new();
     found.retain(|v| match names.get(v.name()) {
         Some(first) if first != v.medium().path() => {

@@ -79,7 +79,7 @@ impl Frames {
     /// The job's data.
     #[must_use]
     pub fn data(&self) -> &Arc<SessionData> {
-        &self.cipher.0.data
+        &self.cipher.raw.data
     }
 }
 
@@ -108,6 +108,6 @@ impl PieceSource for Frames {
     }
 
     fn cache(&self) -> Option<&PieceCache> {
-        Some(self.cipher.0.data.store().pieces())
+        Some(self.cipher.raw.data.store().pieces())
     }
 }

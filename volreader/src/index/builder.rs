@@ -191,6 +191,24 @@ impl Builder {
         table::write(out, &dirs, rows, &by_index, &self.heap)
     }
 
+    /// Which folders have anything but markers of deleted files in them, at any depth.
+    fn alive(&self, dirs: &HashMap<(u32, Box<[u8]>), u32>) -> Vec<bool> {
+        let mut parents = vec![NONE; dirs.len() + 1];
+        for ((parent, _), id) in dirs {
+            parents[*id as usize] = *parent;
+        }
+        let mut alive = vec![false; dirs.len() + 1];
+        for raw in self.raw.iter().filter(|r| r.kind != EntryKind::Deleted) {
+            let mut at = raw.parent;
+            while let Some(a) = alive.get_mut(at as usize).filter(|a| !**a) {
+                *a = true;
+                at = parents[at as usize];
+            }
+        }
+        alive[ROOT as usize] = true;
+        alive
+    }
+
     fn add_implicit_dirs(&mut self) {
         let dirs = std::mem::take(&mut self.dirs);
         let mut has_own = vec![false; dirs.len() + 1];
@@ -199,6 +217,7 @@ impl Builder {
                 *own = true;
             }
         }
+        let alive = self.alive(&dirs);
         let stat = Stat { mode: 0o040_755, nlink: 2, ..Stat::default() };
         let root = (!has_own[ROOT as usize]).then_some((NONE, &b""[..], ROOT));
         let others = dirs.iter().map(|((parent, name), id)| (*parent, name.as_ref(), *id));
@@ -212,7 +231,7 @@ impl Builder {
                 name_len: 0,
                 stat_len: 0,
                 kind: EntryKind::Dir,
-                flags: Flags::IMPLICIT,
+                flags: Flags::IMPLICIT.with_if(!alive[child as usize], Flags::GHOST),
             };
             self.push(raw, name, &stat);
         }

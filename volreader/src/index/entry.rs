@@ -84,6 +84,8 @@ impl Flags {
     pub const BASE: Self = Self(8);
     /// The path of a marker of a deleted folder ended in `/`.
     pub const DIR_PATH: Self = Self(16);
+    /// A folder that is only known because markers of deleted files lie in it: it is not shown.
+    pub const GHOST: Self = Self(32);
 
     /// Whether all bits of `other` are set.
     #[must_use]

@@ -24,7 +24,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::{builder::Builder, table::Table};
 
-const MAGIC: &[u8; 8] = b"rvindex1";
+/// The number is raised whenever what a scan finds out, or its form, changes: older indexes are then made again.
+const MAGIC: &[u8; 8] = b"rvindex3";
 const TRAILER_LEN: u64 = 32;
 /// A larger directory is damage.
 const MAX_DIRECTORY: u64 = 1 << 30;

@@ -40,6 +40,10 @@ pub struct JobScan {
     pub file_count: u32,
     /// Restore objects and plugin records, by their file index and stream.
     pub objects: Vec<(u32, StreamId)>,
+    /// Files whose attributes were in damaged or missing blocks: first and last index.
+    pub lost: Vec<(u32, u32)>,
+    last_index: u32,
+    broke: bool,
     next_block: Option<u32>,
     pending: Option<Pending>,
     current: Option<Current>,
@@ -108,6 +112,7 @@ impl JobScan {
 
     /// Something of the current file is lost.
     pub fn break_off(&mut self) {
+        self.broke = true;
         self.pending = None;
         if let Some(data) = self.current.as_mut().and_then(|c| c.data.as_mut()) {
             data.broken = true;
@@ -226,7 +231,8 @@ impl JobScan {
         total.records += n;
         total.bytes += bytes;
         self.data_bytes += bytes;
-        if let Some(data) = self.current.as_mut().and_then(|c| c.data.as_mut()) {
+        if let (StreamKind::Data(kind), Some(current)) = (StreamId::from_header(stream).kind(), self.current.as_mut()) {
+            let data = current.data.get_or_insert(Data { kind, records: 0, len: Some(0), broken: false });
             data.records += n;
             data.len = data.len.and_then(|l| l.checked_add(bytes));
         }
@@ -254,6 +260,13 @@ impl JobScan {
             return;
         }
         self.finish_file();
+        if std::mem::take(&mut self.broke)
+            && record.file_index > self.last_index.saturating_add(1)
+            && self.lost.len() < MAX_NOTES
+        {
+            self.lost.push((self.last_index + 1, record.file_index - 1));
+        }
+        self.last_index = self.last_index.max(record.file_index);
         let is_dir_path = record.path.ends_with(b"/");
         let Some(kind) = EntryKind::of(record.file_type, record.stat.mode, is_dir_path) else { return };
         self.file_count += u32::from(kind != EntryKind::Deleted);
@@ -276,6 +289,20 @@ impl JobScan {
             stat: record.stat,
             data: None,
         });
+    }
+
+    /// The session's blocks end without an end label: the last file may not be whole.
+    pub fn cut_off(&mut self) {
+        self.break_off();
+        if let Some(current) = &mut self.current
+            && current.data.is_none()
+            && current.stat.size > 0
+        {
+            // Not one record of its data was written.
+            self.current = None;
+            return;
+        }
+        self.finish_file();
     }
 
     /// The current file has no more records: note what its content's length is.

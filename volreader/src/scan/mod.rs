@@ -32,6 +32,7 @@ use crate::{
 };
 pub use job::JobScan;
 use leap::Leaper;
+pub use resync::next_block;
 use window::Window;
 
 /// The jobs that are being found, by session; a job that spans volumes goes on in the next scan.
@@ -145,7 +146,7 @@ impl Walk<'_> {
     /// Walk the block at `at` and return where the next one starts.
     fn block(&mut self, at: Address, end: Address) -> Result<Address> {
         let Some(header) = block::Header::parse(self.window.get(at, MAX_HEADER_LEN)?) else {
-            let next = resync::next_block(self.volume, at + 1, end)?;
+            let next = next_block(self.volume, at + 1, end)?;
             self.damaged(at..next, "no block header");
             self.jobs.values_mut().for_each(JobScan::break_off);
             return Ok(next);

@@ -19,6 +19,20 @@ pub struct Volume {
     label: VolumeLabel,
     label_block: block::Header,
     key: Option<VolumeKey>,
+    damaged_label: bool,
+}
+
+/// Where the label cannot be read, a block must be found within so many bytes.
+const LABEL_SEARCH: u64 = 1 << 20;
+
+/// The label in the first bytes of a volume; `None` when there is no label record at all.
+fn parse_label(first: &[u8]) -> Option<(block::Header, Result<VolumeLabel>)> {
+    let header = block::Header::parse(first)?;
+    let body = first.get(header.header_len() as usize..(header.len as usize).min(first.len()))?;
+    let record = record::Header::parse(body)?;
+    matches!(Type::of(record.file_index), Some(Type::Volume | Type::PreLabel)).then_some(())?;
+    let payload = body.get(record::HEADER_LEN as usize..)?;
+    Some((header, VolumeLabel::parse(&payload[..payload.len().min(record.len as usize)])))
 }
 
 impl Volume {
@@ -32,18 +46,55 @@ impl Volume {
         let at = |e: Error| e.context(path.display());
         let mut first = [0; 1024];
         let n = medium.read_at(&mut first, medium.start())?;
-        let not_a_volume =
-            || Error::unsupported(format!("{} is not a Bacula volume: no block header at its start", path.display()));
-        let header = block::Header::parse(&first[..n]).ok_or_else(not_a_volume)?;
-        let body = first.get(header.header_len() as usize..(header.len as usize).min(n)).ok_or_else(not_a_volume)?;
-        let record = record::Header::parse(body).ok_or_else(not_a_volume)?;
-        if !matches!(Type::of(record.file_index), Some(Type::Volume | Type::PreLabel)) {
-            return Err(Error::damaged(format!("{}: the first record is not a volume label", path.display())));
+        let Some((header, label)) = parse_label(&first[..n]) else {
+            // A damaged label does not take the jobs behind it away.
+            return Self::without_label(medium);
+        };
+        match label {
+            Ok(label) => Ok(Self { medium, label, label_block: header, key: None, damaged_label: false }),
+            Err(e) if e.kind() == ErrorKind::Damaged => Self::without_label(medium),
+            Err(e) => Err(at(e)),
         }
-        let payload = body.get(record::HEADER_LEN as usize..).unwrap_or_default();
-        let payload = &payload[..payload.len().min(record.len as usize)];
-        let label = VolumeLabel::parse(payload).map_err(at)?;
-        Ok(Self { medium, label, label_block: header, key: None })
+    }
+
+    /// A volume whose label cannot be read: it is called after its file, and what follows is looked for.
+    fn without_label(medium: Medium) -> Result<Self> {
+        let path = medium.path().to_owned();
+        let not_a_volume =
+            || Error::unsupported(format!("{} is not a Bacula volume: no block header near its start", path.display()));
+        let start = medium.start();
+        let end = medium.ranges()?.first().map_or(start, |r| r.end).min(start + LABEL_SEARCH);
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let label = VolumeLabel {
+            name,
+            pool: String::new(),
+            media_type: String::new(),
+            host: String::new(),
+            labelled_at: 0,
+            written_at: 0,
+            block_size: 0,
+        };
+        let nothing = block::Session { time: 0, id: 0 };
+        let label_block = block::Header {
+            format: block::Format::Bb02,
+            len: 0,
+            number: 0,
+            session: nothing,
+            checksum: None,
+            encrypted: false,
+            volume_encrypted: false,
+        };
+        let mut volume = Self { medium, label, label_block, key: None, damaged_label: true };
+        let next = crate::scan::next_block(&volume, start, end)?;
+        let header = volume.block_header(next)?.filter(|_| next < end).ok_or_else(not_a_volume)?;
+        volume.label_block.volume_encrypted = header.volume_encrypted;
+        Ok(volume)
+    }
+
+    /// Whether the label could not be read, so that the name is only the file's.
+    #[must_use]
+    pub const fn has_damaged_label(&self) -> bool {
+        self.damaged_label
     }
 
     /// The same volume with the key of its encrypted blocks.
@@ -68,13 +119,6 @@ impl Volume {
     #[must_use]
     pub const fn medium(&self) -> &Medium {
         &self.medium
-    }
-
-    /// Address of the first block behind the label.
-    #[must_use]
-    pub fn first_block(&self) -> Address {
-        // A cloud volume's label is alone in part 1; `next` passes on to the next part.
-        self.medium.start() + u64::from(self.label_block.len)
     }
 
     /// Whether its data blocks are encrypted.

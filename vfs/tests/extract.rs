@@ -215,6 +215,12 @@ fn what_is_there_is_kept_if_asked() {
     let summary = run(&model, to.path(), |o| o.keep_existing = true);
     assert_eq!((summary.kept, summary.files, summary.failed), (2, 1, 0));
     assert_eq!(fs::read(to.path().join("a")).expect("there"), b"mine");
+    // A directory gets what it lacks, and stays as it is otherwise.
+    let inner = Mem::dir([(b"inside".to_vec(), Arc::new(Mem::file(Content::bytes("x")).ino(6)))]).ino(5).mode(0o700);
+    let before = fs::metadata(to.path().join("d")).expect("there").mode();
+    let summary = run(&dir(vec![(b"d", inner)]), to.path(), |o| o.keep_existing = true);
+    assert_eq!((summary.files, summary.dirs, summary.failed), (1, 0, 0));
+    assert_eq!(fs::metadata(to.path().join("d")).expect("there").mode(), before);
     // A directory is not replaced by a file in any case.
     let summary = run(&model, to.path(), |_| {});
     assert_eq!((summary.files, summary.failed, summary.exit_code()), (2, 1, 1));
@@ -429,4 +435,29 @@ fn hard_links_share_one_file_whoever_comes_first() {
     ]);
     let summary = run(&model, to.path(), |o| o.workers = Some(1));
     assert_eq!((summary.failed, summary.exit_code()), (2, 2));
+}
+
+/// Not a test: `cargo test --release -p vfs --test extract -- --ignored --nocapture bench`.
+#[test]
+#[ignore = "a measurement"]
+fn bench_large_and_small_files() {
+    let large = |digest: bool| {
+        let content = Content::bytes(noise(1 << 30, 1));
+        let mem = if digest { with_digest(content, Algorithm::Md5) } else { Mem::file(content) };
+        dir(vec![(b"large", mem)])
+    };
+    let small: Vec<_> = (0..20_000_u64).map(|n| format!("{n}")).collect();
+    let small = dir(small
+        .iter()
+        .map(|n| (n.as_bytes(), with_digest(Content::bytes(noise(4000, 1)), Algorithm::Md5)))
+        .collect());
+    for (what, model) in [("1 GiB, MD5", large(true)), ("1 GiB", large(false)), ("20,000 of 4,000 bytes, MD5", small)] {
+        for workers in [1, 2] {
+            let to = tempfile::tempdir_in("/dev/shm").expect("a folder in memory");
+            let start = std::time::Instant::now();
+            let summary = run(&model, to.path(), |o| o.workers = Some(workers));
+            assert_eq!(summary.exit_code(), 0);
+            eprintln!("{what}, {workers} workers: {:.2} s", start.elapsed().as_secs_f64());
+        }
+    }
 }

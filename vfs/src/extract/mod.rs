@@ -52,7 +52,8 @@ pub enum Verify {
 pub struct Options {
     /// What is checked.
     pub verify: Verify,
-    /// Leave what is already there as it is, instead of replacing it. Directories are shared in any case.
+    /// Leave what is already there as it is, instead of replacing it. What is missing in a directory that is
+    /// there is added to it.
     pub keep_existing: bool,
     /// Files worked on at once; default: the cores, at most 16.
     pub workers: Option<usize>,

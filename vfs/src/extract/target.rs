@@ -71,6 +71,8 @@ pub(super) struct TargetDir<'a> {
     place: Arc<Place>,
     /// Device and inode number, to recognize it.
     id: (u64, u64),
+    /// It was there before and is to be kept as it was.
+    kept: bool,
     finish: Mutex<Option<Node>>,
 }
 
@@ -86,11 +88,12 @@ impl<'a> TargetDir<'a> {
 
     fn new(run: &'a Run<'a>, fd: OwnedFd, place: Arc<Place>) -> Result<Self> {
         let stat = rustix::fs::fstat(&fd).map_err(|e| failed("cannot stat the directory", e))?;
-        Ok(Self { run, fd, place, id: (stat.st_dev, stat.st_ino), finish: Mutex::new(None) })
+        Ok(Self { run, fd, place, id: (stat.st_dev, stat.st_ino), kept: false, finish: Mutex::new(None) })
     }
 
     /// The directory `name` in this one, made if there is none.
     pub(super) fn subdir(&self, name: &[u8]) -> Result<Self> {
+        let mut kept = false;
         let fd = match rustix::fs::mkdirat(&self.fd, name, Mode::RWXU) {
             Ok(()) => self.open_dir(name),
             Err(Errno::EXIST) => match self.open_dir(name) {
@@ -101,11 +104,17 @@ impl<'a> TargetDir<'a> {
                     .unlink(name)
                     .and_then(|()| rustix::fs::mkdirat(&self.fd, name, Mode::RWXU))
                     .and_then(|()| self.open_dir(name)),
-                other => other,
+                other => {
+                    kept = self.run.options.keep_existing;
+                    other
+                }
             },
             Err(e) => Err(e),
         };
-        Self::new(self.run, fd.map_err(|e| failed("cannot make the directory", e))?, self.place.child(name))
+        let fd = fd.map_err(|e| failed("cannot make the directory", e))?;
+        let mut dir = Self::new(self.run, fd, self.place.child(name))?;
+        dir.kept = kept;
+        Ok(dir)
     }
 
     fn open_dir(&self, name: &[u8]) -> rustix::io::Result<OwnedFd> {
@@ -118,19 +127,22 @@ impl<'a> TargetDir<'a> {
             return Ok(dir);
         }
         let fd = child.open_dir(b"..").map_err(|e| failed("cannot go back to the directory", e))?;
-        let dir = Self::new(child.run, fd, parent.place.clone())?;
+        let mut dir = Self::new(child.run, fd, parent.place.clone())?;
+        dir.kept = parent.kept;
         // Somebody who moves directories about must not lead this anywhere else.
         if dir.id == parent.id { Ok(Arc::new(dir)) } else { Err(Error::invalid("the target was moved meanwhile")) }
     }
 
     /// What is needed to come back to this directory without keeping it open.
     pub(super) fn remember(self: &Arc<Self>) -> Remembered<'a> {
-        Remembered { dir: Arc::downgrade(self), id: self.id, place: self.place.clone() }
+        Remembered { dir: Arc::downgrade(self), id: self.id, kept: self.kept, place: self.place.clone() }
     }
 
     /// The walk is through with it: it gets the attributes of `node` when the last worker is.
     pub(super) fn finish_as(&self, node: Node) {
-        *self.finish.lock() = Some(node);
+        if !self.kept {
+            *self.finish.lock() = Some(node);
+        }
     }
 
     pub(super) fn place(&self) -> &Arc<Place> {
@@ -198,6 +210,7 @@ impl Drop for TargetDir<'_> {
 pub(super) struct Remembered<'a> {
     dir: Weak<TargetDir<'a>>,
     id: (u64, u64),
+    kept: bool,
     place: Arc<Place>,
 }
 

@@ -133,13 +133,13 @@ fn default_threads() -> usize {
 
 fn mount_error(mountpoint: &str, source: io::Error) -> Error {
     let remedy = match source.kind() {
-        io::ErrorKind::NotFound => "is the kernel module loaded (modprobe fuse) and fusermount3 installed (fuse3)?",
-        io::ErrorKind::PermissionDenied => "run as root, or on a directory that this user owns",
-        _ => "is it a directory that nothing else is mounted on?",
+        io::ErrorKind::NotFound => " (is the kernel module loaded, modprobe fuse, and fusermount3 installed?)",
+        io::ErrorKind::PermissionDenied => " (run as root, or on a folder of your own)",
+        _ => "",
     };
     let kind = match source.kind() {
         io::ErrorKind::PermissionDenied => ErrorKind::Locked,
         _ => ErrorKind::Io,
     };
-    Error::new(kind, format!("cannot mount on {mountpoint} ({remedy})")).with_source(source)
+    Error::new(kind, format!("cannot mount on {mountpoint}{remedy}")).with_source(source)
 }

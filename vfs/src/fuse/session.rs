@@ -54,7 +54,8 @@ struct Shared {
 #[derive(Default)]
 struct State {
     ended: Option<io::Result<()>>,
-    detached: Option<Instant>,
+    /// Since when it is out of the tree; what is under way then gets the grace time.
+    unmounted: Option<Instant>,
     aborted: bool,
 }
 
@@ -104,7 +105,7 @@ impl Mount {
             if state.aborted {
                 return Ok(());
             }
-            match state.detached.and_then(|since| since.checked_add(shared.grace)) {
+            match state.unmounted.and_then(|since| since.checked_add(shared.grace)) {
                 None => shared.changed.wait(&mut state),
                 Some(deadline) => {
                     if shared.changed.wait_until(&mut state, deadline).timed_out() && state.ended.is_none() {
@@ -131,7 +132,7 @@ impl Drop for Mount {
 }
 
 impl Unmounter {
-    /// Unmount. Called again after [`Unmounted::Detached`] it ends what is still being served.
+    /// Unmount. Called again while something is still being served, it ends that.
     ///
     /// # Errors
     ///
@@ -144,7 +145,7 @@ impl Unmounter {
         if state.ended.is_some() || state.aborted {
             return Ok(Unmounted::Clean);
         }
-        if state.detached.is_some() {
+        if state.unmounted.is_some() {
             shared.abort(&mut state);
             return Ok(Unmounted::Clean);
         }
@@ -156,9 +157,9 @@ impl Unmounter {
                 shared.mountpoint.display(),
                 shared.grace.as_secs()
             ));
-            shared.state.lock().detached = Some(Instant::now());
-            shared.changed.notify_all();
         }
+        shared.state.lock().unmounted = Some(Instant::now());
+        shared.changed.notify_all();
         Ok(outcome)
     }
 }
@@ -193,7 +194,7 @@ impl Shared {
             // Not there when fusectl is not mounted: then the end of this process does it.
             let _absent = std::fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1");
         }
-        (self.log)(&format!("{}: ended while files were open", self.mountpoint.display()));
+        (self.log)(&format!("{}: ended while it was in use", self.mountpoint.display()));
         self.changed.notify_all();
     }
 }

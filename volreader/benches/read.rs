@@ -12,6 +12,7 @@ use std::{fs::File, hint::black_box, os::unix::fs::FileExt, path::Path, sync::Ar
 use blockdev::{Error, ReadAt, Result};
 use volreader::{
     archive::{Archive, Options},
+    content::ahead,
     file::StoredFile,
 };
 
@@ -30,18 +31,25 @@ fn main() -> Result<()> {
     let size = raw.metadata().map_err(|e| Error::io("cannot stat the raw file", e))?.len();
     let random = || random_offsets(size);
 
+    // Both files into the page cache.
+    offsets(size).try_for_each(|o| pread(&raw, CHUNK, o))?;
+    let content = open(volume, path)?;
+    offsets(size).try_for_each(|o| read(content.as_ref(), CHUNK, o))?;
     let content = open(volume, path)?;
     let first_touch = time(|| random().take(20_000).try_for_each(|o| read(content.as_ref(), PAGE, o)))?;
     println!("random 4 KiB, first touch: {:.0} reads/s", 20_000.0 / first_touch);
 
     let mut sequential = Vec::new();
     let mut verified = Vec::new();
+    let mut in_two = Vec::new();
     let mut random_4k = Vec::new();
     for _ in 0..ROUNDS {
         let base = time(|| offsets(size).try_for_each(|o| pread(&raw, CHUNK, o)))?;
         let fresh = open(volume, path)?;
         sequential.push(base / time(|| offsets(size).try_for_each(|o| read(fresh.as_ref(), CHUNK, o)))?);
         verified.push(base / time(|| offsets(size).try_for_each(|o| read(fresh.as_ref(), CHUNK, o)))?);
+        let fresh = open(volume, path)?;
+        in_two.push(base / time(|| ahead::read(fresh.as_ref(), 0..size, &mut |_, b| Ok(_ = black_box(b))))?);
         let base = time(|| random().try_for_each(|o| pread(&raw, PAGE, o)))?;
         random_4k.push(base / time(|| random().try_for_each(|o| read(fresh.as_ref(), PAGE, o)))?);
         println!("pread sequential {:.1} GB/s", size as f64 / base / 1e9);
@@ -49,10 +57,16 @@ fn main() -> Result<()> {
     for (what, mut ratios) in [
         ("sequential 1 MiB, first touch (verifying)", sequential),
         ("sequential 1 MiB, verified before", verified),
+        ("sequential with read-ahead, first touch", in_two),
         ("random 4 KiB, verified before", random_4k),
     ] {
         ratios.sort_by(f64::total_cmp);
-        println!("{what}: {:.2} of pread (median of {ROUNDS}, {:.2} to {:.2})", ratios[ROUNDS / 2], ratios[0], ratios[ROUNDS - 1]);
+        println!(
+            "{what}: {:.2} of pread (median of {ROUNDS}, {:.2} to {:.2})",
+            ratios[ROUNDS / 2],
+            ratios[0],
+            ratios[ROUNDS - 1]
+        );
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 //! compression, its BackupRead framing. What is uncompressed is read where it lies; what has to be decoded is
 //! decoded piece by piece, each piece alone.
 
+pub mod ahead;
 pub mod compressed;
 pub mod encrypted;
 pub mod pieces;

@@ -56,9 +56,7 @@ impl Lab {
     /// would be measured with it.
     pub fn tool(&self, program: &str) -> String {
         let folder = cmd::quoted(&self.folder.to_string_lossy());
-        format!(
-            "env LD_LIBRARY_PATH={folder}/lib:/usr/lib/bacula /usr/sbin/{program} -c {folder}/etc/bacula-sd.conf"
-        )
+        format!("env LD_LIBRARY_PATH={folder}/lib:/usr/lib/bacula /usr/sbin/{program} -c {folder}/etc/bacula-sd.conf")
     }
 
     /// The SQL that makes an empty catalog of this release.

@@ -47,8 +47,6 @@ pub struct StoredFile {
 /// What belongs to a file besides its data.
 #[derive(Debug, Default)]
 pub struct Metadata {
-    /// Target of a symbolic link.
-    pub link: Vec<u8>,
     /// Extended attributes: Linux names and values.
     pub xattrs: Vec<crate::xattr::Xattr>,
     /// ACL texts by what they apply to.
@@ -107,6 +105,18 @@ impl StoredFile {
             .filter(is_attributes)
             .ok_or_else(|| Error::damaged("the attributes are not where the index says"))?;
         self.payload(&record)
+    }
+
+    /// The target of a symbolic link.
+    ///
+    /// # Errors
+    ///
+    /// As [`attributes_payload`](Self::attributes_payload).
+    pub fn link(&self) -> Result<Vec<u8>> {
+        let payload = self.attributes_payload()?;
+        let record =
+            attributes::Record::parse(&payload).ok_or_else(|| Error::damaged("the attributes cannot be read"))?;
+        Ok(record.link.to_vec())
     }
 
     /// Open the content. `size`: the file's length as its attributes have it, if they are to be believed.
@@ -196,10 +206,6 @@ impl StoredFile {
     /// When the records cannot be read.
     pub fn metadata(&self, content: Option<&Content>, size: Option<u64>) -> Result<Metadata> {
         let mut metadata = Metadata::default();
-        let payload = self.attributes_payload()?;
-        let record =
-            attributes::Record::parse(&payload).ok_or_else(|| Error::damaged("the attributes cannot be read"))?;
-        metadata.link = record.link.to_vec();
         let mut cursor = self.cursor();
         if let Some(content) = content {
             cursor = Cursor::new(&self.data, content.end);

@@ -84,7 +84,7 @@ impl Clients {
     }
 
     fn folder(&self, path: Vec<String>, children: Vec<(String, Node)>) -> Node {
-        Node::Dir(Arc::new(Folder { path, children }))
+        Node::Dir(Arc::new(Folder { path, children, since: self.shared.since }))
     }
 
     fn client(&self, name: &str, filesets: &BTreeMap<String, BTreeMap<String, Point>>) -> Node {
@@ -103,7 +103,7 @@ impl Clients {
 
 impl Inode for Clients {
     fn attributes(&self) -> Result<Attributes> {
-        Ok(folder_attributes(ino(&[b"clients"]), Time::default()))
+        Ok(folder_attributes(ino(&[b"clients"]), self.shared.since))
     }
 
     fn xattrs(&self) -> Result<Vec<Xattr>> {
@@ -133,12 +133,13 @@ impl Dir for Clients {
 struct Folder {
     path: Vec<String>,
     children: Vec<(String, Node)>,
+    since: Time,
 }
 
 impl Inode for Folder {
     fn attributes(&self) -> Result<Attributes> {
         let parts: Vec<&[u8]> = std::iter::once(&b"folder"[..]).chain(self.path.iter().map(String::as_bytes)).collect();
-        Ok(folder_attributes(ino(&parts), Time::default()))
+        Ok(folder_attributes(ino(&parts), self.since))
     }
 
     fn xattrs(&self) -> Result<Vec<Xattr>> {
@@ -211,7 +212,10 @@ impl Inode for PointFolder {
     fn attributes(&self) -> Result<Attributes> {
         Ok(match &self.place {
             Some((_, own)) => entry_attributes(&own.job, &own.entry, self.tree.view),
-            None => folder_attributes(self.tree.view, Time::default()),
+            None => {
+                let seconds = self.tree.point.chain.last().map_or(0, |j| j.facts.start_seconds());
+                folder_attributes(self.tree.view, Time { seconds, nanos: 0 })
+            }
         })
     }
 

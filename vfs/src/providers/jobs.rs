@@ -28,7 +28,7 @@ impl Jobs {
 
 impl Inode for Jobs {
     fn attributes(&self) -> Result<Attributes> {
-        Ok(folder_attributes(ino(&[b"jobs"]), Time::default()))
+        Ok(folder_attributes(ino(&[b"jobs"]), self.0.since))
     }
 
     fn xattrs(&self) -> Result<Vec<Xattr>> {
@@ -127,7 +127,9 @@ fn chosen(entries: Vec<entry::Entry>) -> Option<entry::Entry> {
 impl Inode for JobDir {
     fn attributes(&self) -> Result<Attributes> {
         Ok(match &self.place {
-            Place::Root => folder_attributes(root_ino(&self.job), Time::default()),
+            Place::Root => {
+                folder_attributes(root_ino(&self.job), Time { seconds: self.job.facts.start_seconds(), nanos: 0 })
+            }
             Place::Below(_, entry) => entry_attributes(&self.job, entry, VIEW),
         })
     }

@@ -21,18 +21,22 @@ pub const ROOT_INO: u64 = 1;
 #[must_use]
 pub fn tree(archive: &Arc<Archive>) -> Node {
     let shared = stored::Shared::new(archive);
+    let since = shared.since;
     let tops = vec![
         (&b"jobs"[..], Arc::new(jobs::Jobs::new(Arc::clone(&shared))) as Arc<dyn Dir>),
         (b"clients", Arc::new(clients::Clients::new(shared))),
     ];
-    Node::Dir(Arc::new(Root(tops)))
+    Node::Dir(Arc::new(Root { tops, since }))
 }
 
-struct Root(Vec<(&'static [u8], Arc<dyn Dir>)>);
+struct Root {
+    tops: Vec<(&'static [u8], Arc<dyn Dir>)>,
+    since: Time,
+}
 
 impl Inode for Root {
     fn attributes(&self) -> Result<Attributes> {
-        Ok(folder_attributes(ROOT_INO, Time::default()))
+        Ok(folder_attributes(ROOT_INO, self.since))
     }
 
     fn xattrs(&self) -> Result<Vec<Xattr>> {
@@ -42,11 +46,11 @@ impl Inode for Root {
 
 impl Dir for Root {
     fn lookup(&self, name: &[u8]) -> Result<Option<Node>> {
-        Ok(self.0.iter().find(|(n, _)| *n == name).map(|(_, dir)| Node::Dir(Arc::clone(dir))))
+        Ok(self.tops.iter().find(|(n, _)| *n == name).map(|(_, dir)| Node::Dir(Arc::clone(dir))))
     }
 
     fn list(&self, cookie: u64, sink: &mut dyn FnMut(Entry) -> ControlFlow<()>) -> Result<()> {
-        for ((name, dir), cookie) in self.0.iter().zip(1..).skip(cookie as usize) {
+        for ((name, dir), cookie) in self.tops.iter().zip(1..).skip(cookie as usize) {
             let ino = dir.attributes()?.ino;
             if sink(Entry { name: name.to_vec(), kind: Kind::Dir, ino, cookie }).is_break() {
                 break;

@@ -1,6 +1,9 @@
 //! Nodes of backup files: an entry of a job's table with its content and attributes.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use blockdev::{Error, ReadAt, Result};
 use volreader::{
@@ -23,13 +26,22 @@ pub struct Shared {
     pub archive: Arc<Archive>,
     contents: quick_cache::sync::Cache<(u32, u32), Content>,
     names: names::SystemNames,
+    /// When the tree was made: the time of folders of ours.
+    pub since: Time,
 }
 
 impl Shared {
     /// For the nodes of `archive`.
     pub fn new(archive: &Arc<Archive>) -> Arc<Self> {
         let names = names::SystemNames::default();
-        Arc::new(Self { archive: Arc::clone(archive), contents: quick_cache::sync::Cache::new(KEPT_CONTENTS), names })
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since = Time { seconds: i64::try_from(now.as_secs()).unwrap_or(0), nanos: 0 };
+        Arc::new(Self {
+            archive: Arc::clone(archive),
+            contents: quick_cache::sync::Cache::new(KEPT_CONTENTS),
+            names,
+            since,
+        })
     }
 }
 
@@ -110,7 +122,8 @@ pub fn entry_attributes(job: &Job, entry: &Entry, view: u64) -> Attributes {
 
 /// The extended attributes of an entry, ACLs among them.
 pub fn entry_xattrs(shared: &Arc<Shared>, job: &Arc<Job>, entry: &Entry) -> Result<Vec<Xattr>> {
-    if entry.file_index == 0 {
+    // `ls -l` asks for every file: where a scan saw no attributes in the whole job, nothing is read.
+    if entry.file_index == 0 || job.has_no_xattrs() {
         return Ok(Vec::new());
     }
     let stored = Stored { shared: Arc::clone(shared), job: Arc::clone(job), entry: entry.clone(), view: 0 };
@@ -226,7 +239,7 @@ impl File for Stored {
 
 impl Symlink for Stored {
     fn target(&self) -> Result<Vec<u8>> {
-        Ok(self.metadata()?.link)
+        self.file_of(&self.entry)?.link().map_err(|e| self.named(e))
     }
 }
 

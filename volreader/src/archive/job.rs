@@ -11,7 +11,7 @@ use crate::{
     index::table::Table,
     scan::job::{JobScan, StreamTotal},
     session::SessionData,
-    stream::StreamId,
+    stream::{StreamId, StreamKind},
 };
 
 /// What is known of a job besides its files.
@@ -167,6 +167,24 @@ fn time_of(unique_name: &str) -> Option<String> {
     (fits && stamp.len() == pattern.len()).then(|| format!("{} {}", &stamp[..10], stamp[11..19].replace('.', ":")))
 }
 
+impl Facts {
+    /// [`start_time`](Self::start_time) as seconds since 1970, taken as UTC.
+    #[must_use]
+    pub fn start_seconds(&self) -> i64 {
+        let mut fields = self.start_time.split(['-', ' ', ':']).map(|f| f.parse::<i64>().unwrap_or(0));
+        let mut next = || fields.next().unwrap_or(0).clamp(0, 9999);
+        let (year, month, day, hour, minute, second) = (next(), next(), next(), next(), next(), next());
+        // Days from the civil date, with years that begin in March.
+        let year = year - i64::from(month <= 2);
+        let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+        let days = year.div_euclid(400) * 146_097 + year.rem_euclid(400) * 365 + year.rem_euclid(400) / 4
+            - year.rem_euclid(400) / 100
+            + day_of_year
+            - 719_468;
+        days * 86_400 + hour * 3600 + minute * 60 + second
+    }
+}
+
 /// Seconds since 1970 as `YYYY-MM-DD HH:MM:SS` UTC.
 #[must_use]
 pub fn utc(seconds: i64) -> String {
@@ -229,6 +247,13 @@ impl Job {
         self.files.find_in_catalog(path)
     }
 
+    /// Whether it is known that no file of the job has ACLs or extended attributes.
+    #[must_use]
+    pub fn has_no_xattrs(&self) -> bool {
+        let carries = |k| matches!(k, StreamKind::Acl(_) | StreamKind::Xattr(_));
+        !self.facts.streams.is_empty() && !self.streams().any(|(id, _)| carries(id.kind()))
+    }
+
     /// Streams with their totals, for listings.
     pub fn streams(&self) -> impl Iterator<Item = (StreamId, StreamTotal)> + '_ {
         let of = |(number, records, bytes): &(u16, u64, u64)| {
@@ -242,6 +267,12 @@ impl Job {
 mod tests {
     use super::*;
 
+    impl Facts {
+        fn nothing() -> Self {
+            Self::from_scan(Session { time: 0, id: 0 }, &JobScan::default())
+        }
+    }
+
     #[test]
     fn times() {
         assert_eq!(time_of("job.2026-11-21_04.51.46_05").as_deref(), Some("2026-11-21 04:51:46"));
@@ -251,5 +282,9 @@ mod tests {
         assert_eq!(utc(0), "1970-01-01 00:00:00");
         assert_eq!(utc(951_782_400), "2000-02-29 00:00:00");
         assert_eq!(utc(1_795_236_709), "2026-11-21 04:51:49");
+        for seconds in [0, 951_782_400, 951_868_800, 1_795_236_709, 4_102_444_800] {
+            let facts = Facts { start_time: utc(seconds), ..Facts::nothing() };
+            assert_eq!(facts.start_seconds(), seconds);
+        }
     }
 }

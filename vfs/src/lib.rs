@@ -2,6 +2,10 @@
 //!
 //! A door knows [`node`]s and never providers; a provider knows where its nodes come from and no door.
 
+pub mod extract;
+pub mod fuse;
 pub mod node;
+pub mod providers;
+pub mod verify;
 
 pub use blockdev::{Error, ErrorKind, Result};

@@ -63,7 +63,8 @@ pub struct Time {
 /// What `stat` says of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attributes {
-    /// Inode number: equal for hard links of one file, otherwise different within the tree.
+    /// Inode number: equal for hard links of one file, otherwise different within the tree. 1 is the root of the
+    /// whole tree and nothing else; 0 is nothing (the FUSE protocol reserves both).
     pub ino: u64,
     /// Type.
     pub kind: Kind,
@@ -118,14 +119,21 @@ pub trait Inode: Send + Sync {
 /// One line of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Name, never empty, never `.` or `..`, without `/` and NUL.
+    /// Name; [`is_name`] is true for it.
     pub name: Vec<u8>,
     /// Type of the node.
     pub kind: Kind,
-    /// Its inode number.
+    /// Its inode number, as in its [`Attributes`].
     pub ino: u64,
-    /// Where to go on after this entry; never 0.
+    /// Where to go on after this entry; never 0, below 2^62.
     pub cookie: u64,
+}
+
+/// Whether `name` can name an entry of a directory: 1 to 255 bytes, not `.` or `..`, without `/` and NUL.
+/// Doors skip, and report, entries of which it is false.
+#[must_use]
+pub fn is_name(name: &[u8]) -> bool {
+    (1..=255).contains(&name.len()) && name != b"." && name != b".." && !name.iter().any(|b| matches!(b, b'/' | 0))
 }
 
 /// Whether the receiver of a listing wants more.
@@ -141,7 +149,8 @@ pub trait Dir: Inode {
     fn lookup(&self, name: &[u8]) -> Result<Option<Node>>;
 
     /// Call `sink` for each entry after the one whose cookie is `cookie` (0: from the start), until it breaks.
-    /// The order stays the same for the life of the tree. May block while entries are still being found.
+    /// The order stays the same for the life of the tree. May block while entries are still being found. Going on
+    /// from a cookie costs no more than a lookup: doors list in small pieces. `sink` does not call into the tree.
     ///
     /// # Errors
     ///

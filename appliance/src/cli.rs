@@ -1,0 +1,151 @@
+//! The command line. It is stable: scripts and Bacula RunScripts depend on it.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+/// Bacula backups that get up and walk: volumes as a filesystem, without staging and without Bacula.
+#[derive(Debug, Parser)]
+#[command(name = "revenant", version, propagate_version = true, max_term_width = 110)]
+pub struct Cli {
+    #[command(flatten)]
+    pub sources: Sources,
+
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What is opened.
+#[derive(Debug, Clone, Args)]
+pub struct Sources {
+    /// Volume files, and folders that hold volumes [env: REVENANT_VOLUMES, separated by colons]
+    #[arg(long, global = true, num_args = 1.., value_name = "PATH", help_heading = "Sources")]
+    pub volumes: Vec<PathBuf>,
+
+    /// Bacula catalog: sqlite:FILE, postgres://USER:PASSWORD@HOST/DB, mysql://USER:PASSWORD@HOST/DB
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "REVENANT_CATALOG",
+        hide_env_values = true,
+        help_heading = "Sources"
+    )]
+    pub catalog: Option<String>,
+
+    /// Keys of encrypted files: PEM with certificate and private key, as PKI Keypair has them
+    #[arg(long = "key", global = true, num_args = 1.., value_name = "PEM", help_heading = "Sources")]
+    pub keys: Vec<PathBuf>,
+
+    /// Keys of encrypted volumes (Bacula 15): a folder with one file named after each volume
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Sources")]
+    pub volume_keys: Option<PathBuf>,
+
+    /// Folder for indexes
+    #[arg(long, global = true, value_name = "DIR", env = "REVENANT_CACHE", help_heading = "Sources")]
+    pub cache: Option<PathBuf>,
+
+    /// When block checksums are verified
+    #[arg(long, global = true, value_enum, default_value_t = Integrity::Once, help_heading = "Sources")]
+    pub integrity: Integrity,
+
+    /// Configuration file [default: /etc/revenant/revenant.toml]
+    #[arg(long, global = true, value_name = "FILE", env = "REVENANT_CONFIG", help_heading = "Sources")]
+    pub config: Option<PathBuf>,
+
+    /// Output for programs
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    /// No progress bars
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+}
+
+/// When block checksums are verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Integrity {
+    /// Each time a byte of a block is delivered
+    Always,
+    /// The first time
+    Once,
+    /// Never: damaged bytes are delivered as they are
+    Never,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// List jobs
+    Jobs,
+    /// List any path of the tree
+    Ls {
+        /// Paths in the tree: jobs/..., clients/...
+        #[arg(value_name = "TREE-PATH")]
+        paths: Vec<OsString>,
+        /// Attributes, too
+        #[arg(short, long)]
+        long: bool,
+        /// Folders in folders
+        #[arg(short = 'R', long)]
+        recursive: bool,
+    },
+    /// Write bytes of a file of the tree to standard output
+    Cat {
+        /// The file
+        #[arg(value_name = "TREE-PATH")]
+        path: OsString,
+        /// First byte
+        #[arg(long, default_value_t = 0)]
+        offset: u64,
+        /// How many bytes
+        #[arg(long)]
+        length: Option<u64>,
+    },
+    /// Restore files and folders with all attributes. Exit code: 0 all, 1 some failed, 2 nothing was done
+    Extract {
+        /// Files or folders; of a folder the contents are written into DIR
+        #[arg(value_name = "TREE-PATH", required = true)]
+        paths: Vec<OsString>,
+        /// Where to
+        #[arg(short, long, value_name = "DIR")]
+        output: PathBuf,
+        /// Leave existing files as they are
+        #[arg(long)]
+        keep_existing: bool,
+        /// Do not compare with the digests that were stored with the files (block checksums are verified all the same)
+        #[arg(long)]
+        no_digests: bool,
+        /// Files worked on at once
+        #[arg(long, value_name = "N")]
+        workers: Option<usize>,
+    },
+    /// Mount the whole tree
+    Mount {
+        /// An empty folder
+        mountpoint: PathBuf,
+        /// Stay in the foreground until Ctrl-C
+        #[arg(long)]
+        foreground: bool,
+        /// Threads that answer requests
+        #[arg(long, value_name = "N")]
+        threads: Option<usize>,
+    },
+    /// Read files and folders and compare them with their checksums and digests
+    Verify {
+        /// Files or folders
+        #[arg(value_name = "TREE-PATH", required = true)]
+        paths: Vec<OsString>,
+    },
+    /// Print a script that completes commands in a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Write the manual pages into a folder
+    Man {
+        /// The folder
+        folder: PathBuf,
+    },
+}

@@ -1,0 +1,71 @@
+//! From command line, environment and configuration file to [`Options`]. The command line wins, then the
+//! environment, then the file.
+
+use std::{env, fs, path::PathBuf};
+
+use blockdev::{Error, Result};
+use serde::Deserialize;
+use volreader::{archive::Options, session::store};
+
+use crate::cli::{Integrity, Sources};
+
+const DEFAULT_FILE: &str = "/etc/revenant/revenant.toml";
+
+/// The configuration file; every key may be left out.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    volumes: Vec<PathBuf>,
+    catalog: Option<String>,
+    #[serde(default)]
+    keys: Vec<PathBuf>,
+    volume_keys: Option<PathBuf>,
+    cache: Option<PathBuf>,
+    cache_bytes: Option<u64>,
+}
+
+/// How to open the archive.
+///
+/// # Errors
+///
+/// When the configuration file cannot be read or has an unknown key.
+pub fn options(sources: &Sources) -> Result<Options> {
+    let file = read(sources)?;
+    let first = |a: &[PathBuf], b: Vec<PathBuf>| if a.is_empty() { b } else { a.to_vec() };
+    let from_env = env::var_os("REVENANT_VOLUMES").unwrap_or_default();
+    let from_env: Vec<_> = env::split_paths(&from_env).filter(|p| !p.as_os_str().is_empty()).collect();
+    Ok(Options {
+        volumes: first(&sources.volumes, first(&from_env, file.volumes)),
+        catalog: sources.catalog.clone().or(file.catalog),
+        keys: first(&sources.keys, file.keys),
+        volume_keys: sources.volume_keys.clone().or(file.volume_keys),
+        cache: sources.cache.clone().or(file.cache).or_else(default_cache),
+        integrity: match sources.integrity {
+            Integrity::Always => store::Integrity::Always,
+            Integrity::Once => store::Integrity::Once,
+            Integrity::Never => store::Integrity::Never,
+        },
+        cache_bytes: file.cache_bytes,
+    })
+}
+
+fn read(sources: &Sources) -> Result<File> {
+    let path = sources.config.clone().unwrap_or_else(|| DEFAULT_FILE.into());
+    if sources.config.is_none() && !path.exists() {
+        return Ok(File::default());
+    }
+    let text = fs::read_to_string(&path).map_err(|e| Error::io(format!("cannot read {}", path.display()), e))?;
+    toml::from_str(&text).map_err(|e| Error::invalid(format!("{}: {}", path.display(), e.message())))
+}
+
+/// Root keeps indexes for everybody, others for themselves.
+fn default_cache() -> Option<PathBuf> {
+    if rustix::process::geteuid().is_root() {
+        return Some("/var/cache/revenant".into());
+    }
+    let home = env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache")));
+    home.map(|h| h.join("revenant"))
+}

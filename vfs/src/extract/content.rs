@@ -1,0 +1,422 @@
+//! The bytes of a file: read, written and hashed in one pass.
+//!
+//! Holes are left out. What cannot be read is narrowed down, so that everything around it is restored; it stays zeros
+//! and is reported. A digest of a large file is computed by a thread of its own, which is given the buffers after
+//! they are written: reading and writing take one core, hashing another.
+
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    thread::{self, JoinHandle},
+};
+
+use blockdev::{Error, ErrorKind, ExtentKind, ReadAt, Result};
+use parking_lot::{Condvar, Mutex};
+use rustix::fd::{AsFd, OwnedFd};
+
+use super::{Run, digest::Hasher, target::failed};
+
+/// Bytes read at once.
+const CHUNK: usize = 512 << 10;
+
+/// Buffers on their way to and from a hashing thread.
+const BUFFERS: usize = 3;
+
+/// From this size on hashing has a thread of its own, in bytes: below, starting it costs more than it gains.
+const OWN_THREAD: u64 = 4 << 20;
+
+/// What one worker takes of a shared file at once, in bytes.
+const SHARE: u64 = 16 << 20;
+
+/// Bad ranges of one file that are kept; neighbours count as one.
+const KEPT: usize = 4096;
+
+/// Bad ranges that are told in the end.
+const TOLD: usize = 16;
+
+/// Failed reads of one file after which bad places are narrowed down less finely, and the piece that is given up then,
+/// in bytes: a file whose volume is missing must not take for ever.
+const GRANULARITY: [(u64, u64); 3] = [(4096, 512), (1 << 16, 64 << 10), (u64::MAX, CHUNK as u64)];
+
+/// What could not be read.
+#[derive(Default)]
+pub(super) struct Bad {
+    ranges: Vec<Range<u64>>,
+    /// Ranges beyond those.
+    more: u64,
+    /// The first reason.
+    reason: Option<Error>,
+    failed_reads: u64,
+}
+
+impl Bad {
+    fn add(&mut self, range: Range<u64>) {
+        let known = self.ranges.len();
+        match self.ranges.last_mut() {
+            Some(last) if last.end == range.start => last.end = range.end,
+            _ if known < KEPT => self.ranges.push(range),
+            _ => self.more += 1,
+        }
+    }
+
+    fn failed(&mut self, error: Error) {
+        self.failed_reads += 1;
+        self.reason.get_or_insert(error);
+    }
+
+    fn granularity(&self) -> u64 {
+        GRANULARITY.iter().find(|(reads, _)| self.failed_reads < *reads).map_or(CHUNK as u64, |(_, piece)| *piece)
+    }
+
+    /// The ranges in order, a few, and in words why and how many more; `None` if all could be read.
+    pub(super) fn told(mut self) -> Option<(Vec<Range<u64>>, String)> {
+        let reason = self.reason.map_or_else(|| "cannot be read".to_owned(), |e| e.to_string());
+        self.ranges.sort_by_key(|range| range.start);
+        self.ranges.dedup_by(|next, last| {
+            let joins = last.end == next.start;
+            if joins {
+                last.end = next.end;
+            }
+            joins
+        });
+        let more = self.more + self.ranges.len().saturating_sub(TOLD) as u64;
+        self.ranges.truncate(TOLD);
+        match (self.ranges.is_empty(), more) {
+            (true, _) => None,
+            (false, 0) => Some((self.ranges, reason)),
+            (false, more) => Some((self.ranges, format!("{reason} (and {more} more ranges)"))),
+        }
+    }
+
+    fn merge(&mut self, other: Self) {
+        for range in other.ranges {
+            self.add(range);
+        }
+        self.more += other.more;
+        self.failed_reads = self.failed_reads.max(other.failed_reads);
+        self.reason = self.reason.take().or(other.reason);
+    }
+}
+
+/// Copy all of `content` to `out`, whose size is set already. Returns what could not be read, and the digest if
+/// `hasher` was given and everything could.
+///
+/// # Errors
+///
+/// When writing fails, or the work is to be stopped.
+pub(super) fn copy(
+    run: &Run<'_>,
+    content: &dyn ReadAt,
+    out: &OwnedFd,
+    hasher: Option<Hasher>,
+) -> Result<(Bad, Option<Vec<u8>>)> {
+    let size = content.size();
+    let mut copy = Copy { run, content, out, tap: Tap::new(hasher, size), bad: Bad::default() };
+    copy.range(0..size)?;
+    Ok((copy.bad, copy.tap.finish()))
+}
+
+struct Copy<'c> {
+    run: &'c Run<'c>,
+    content: &'c dyn ReadAt,
+    out: &'c OwnedFd,
+    tap: Tap,
+    bad: Bad,
+}
+
+impl Copy<'_> {
+    fn range(&mut self, range: Range<u64>) -> Result<()> {
+        let mut at = range.start;
+        while at < range.end {
+            if self.run.stopping() {
+                return Err(Error::new(ErrorKind::Limit, "stopped"));
+            }
+            let (kind, end) = match self.content.extent_at(at) {
+                Ok(Some(extent)) if extent.range.end > at => (extent.kind, extent.range.end),
+                // Not to be known: try to read it.
+                _ => (ExtentKind::Data, at.saturating_add(CHUNK as u64)),
+            };
+            let mut end = end.min(range.end);
+            if kind == ExtentKind::Data {
+                end = end.min(at.saturating_add(CHUNK as u64));
+                self.chunk(at..end)?;
+            }
+            self.run.progress.done(0, end - at);
+            at = end;
+        }
+        Ok(())
+    }
+
+    /// Copy at most [`CHUNK`] bytes of data.
+    fn chunk(&mut self, range: Range<u64>) -> Result<()> {
+        let mut buffer = self.tap.buffer();
+        let written = match self.read(&mut buffer, &range) {
+            Ok(n) => {
+                let bytes = buffer.get(..n).unwrap_or_default();
+                self.write(bytes, range.start).map(|()| n)
+            }
+            Err(e) => {
+                self.bad.failed(e);
+                self.salvage(range, &mut buffer).map(|()| 0)
+            }
+        };
+        let n = written?;
+        self.tap.pass(buffer, n);
+        Ok(())
+    }
+
+    /// Read all of `range` into the beginning of `buffer`; returns its length.
+    fn read(&self, buffer: &mut [u8], range: &Range<u64>) -> Result<usize> {
+        let wanted = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
+        let Some(buffer) = buffer.get_mut(..wanted) else { return Err(Error::invalid("a read too large")) };
+        match self.content.read_at(buffer, range.start)? {
+            n if n == wanted => Ok(n),
+            n => Err(Error::damaged(format!("a read of {wanted} bytes at {} gave {n}", range.start))),
+        }
+    }
+
+    fn write(&self, mut bytes: &[u8], mut at: u64) -> Result<()> {
+        while !bytes.is_empty() {
+            match rustix::io::pwrite(self.out, bytes, at) {
+                Ok(0) => return Err(Error::new(ErrorKind::Io, "cannot write: nothing was taken")),
+                Ok(n) => {
+                    bytes = bytes.get(n..).unwrap_or_default();
+                    at += n as u64;
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(failed("cannot write", e)),
+            }
+        }
+        Ok(())
+    }
+
+    /// `range` cannot be read in one piece: copy what can be read of it. The ends are found exactly; what is bad
+    /// between two bad places in pieces.
+    fn salvage(&mut self, range: Range<u64>, buffer: &mut [u8]) -> Result<()> {
+        self.tap.broken();
+        let mut bad = range;
+        if self.bad.granularity() < CHUNK as u64 {
+            let good = self.longest(bad.end - bad.start, |n| bad.start..bad.start + n, buffer);
+            self.piece(bad.start..bad.start + good, buffer)?;
+            bad.start += good;
+            let good = self.longest(bad.end - bad.start, |n| bad.end - n..bad.end, buffer);
+            self.piece(bad.end - good..bad.end, buffer)?;
+            bad.end -= good;
+        }
+        let mut pieces = vec![bad];
+        while let Some(piece) = pieces.pop() {
+            let Err(error) = self.read(buffer, &piece) else {
+                self.piece(piece, buffer)?;
+                continue;
+            };
+            self.bad.failed(error);
+            if piece.end - piece.start <= self.bad.granularity() {
+                self.bad.add(piece);
+            } else {
+                let middle = piece.start + (piece.end - piece.start) / 2;
+                pieces.push(middle..piece.end);
+                pieces.push(piece.start..middle);
+            }
+        }
+        Ok(())
+    }
+
+    /// The largest `n` below `len` for which `range(n)` can be read.
+    fn longest(&mut self, len: u64, range: impl Fn(u64) -> Range<u64>, buffer: &mut [u8]) -> u64 {
+        let (mut good, mut bad) = (0, len);
+        while bad - good > 1 {
+            let middle = good + (bad - good) / 2;
+            match self.read(buffer, &range(middle)) {
+                Ok(_) => good = middle,
+                Err(e) => {
+                    self.bad.failed(e);
+                    bad = middle;
+                }
+            }
+        }
+        good
+    }
+
+    /// Copy a piece that was readable just now.
+    fn piece(&mut self, piece: Range<u64>, buffer: &mut [u8]) -> Result<()> {
+        if piece.is_empty() {
+            return Ok(());
+        }
+        match self.read(buffer, &piece) {
+            Ok(n) => self.write(buffer.get(..n).unwrap_or_default(), piece.start),
+            Err(e) => {
+                self.bad.failed(e);
+                self.bad.add(piece);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Where buffers come from, and who else sees what is in them.
+enum Tap {
+    /// Nobody.
+    None(Vec<u8>),
+    /// A hasher, on the spot.
+    Here(Vec<u8>, Hasher),
+    /// A hasher in a thread of its own.
+    Thread { free: Receiver<Vec<u8>>, full: SyncSender<(Vec<u8>, usize)>, hasher: JoinHandle<Vec<u8>> },
+}
+
+impl Tap {
+    fn new(hasher: Option<Hasher>, size: u64) -> Self {
+        let buffer = vec![0; CHUNK.min(usize::try_from(size).unwrap_or(CHUNK))];
+        let Some(hasher) = hasher else { return Self::None(buffer) };
+        if size < OWN_THREAD {
+            return Self::Here(buffer, hasher);
+        }
+        let (free_in, free) = sync_channel(BUFFERS);
+        let (full, full_out) = sync_channel::<(Vec<u8>, usize)>(BUFFERS);
+        for _ in 0..BUFFERS {
+            let _receiver_is_here = free_in.send(vec![0; CHUNK]);
+        }
+        let mut hasher = hasher;
+        let work = move || {
+            for (buffer, n) in full_out {
+                hasher.update(buffer.get(..n).unwrap_or_default());
+                let _writer_is_gone = free_in.send(buffer);
+            }
+            hasher.finish()
+        };
+        match thread::Builder::new().name("extract-hash".into()).spawn(work) {
+            Ok(hasher) => Self::Thread { free, full, hasher },
+            Err(_) => Self::None(buffer),
+        }
+    }
+
+    /// A buffer to read into.
+    fn buffer(&mut self) -> Vec<u8> {
+        match self {
+            Self::None(buffer) | Self::Here(buffer, _) => std::mem::take(buffer),
+            // The other end goes away only when it has panicked.
+            Self::Thread { free, .. } => free.recv().unwrap_or_else(|_| vec![0; CHUNK]),
+        }
+    }
+
+    /// Give it back; its first `n` bytes are the next of the file.
+    fn pass(&mut self, bytes: Vec<u8>, n: usize) {
+        match self {
+            Self::None(buffer) => *buffer = bytes,
+            Self::Here(buffer, hasher) => {
+                hasher.update(bytes.get(..n).unwrap_or_default());
+                *buffer = bytes;
+            }
+            Self::Thread { full, .. } => {
+                let _hasher_is_gone = full.send((bytes, n));
+            }
+        }
+    }
+
+    /// Bytes are missing: no digest will come of it.
+    fn broken(&mut self) {
+        // The buffer is out; it comes back by `pass`.
+        *self = Self::None(Vec::new());
+    }
+
+    fn finish(self) -> Option<Vec<u8>> {
+        match self {
+            Self::None(_) => None,
+            Self::Here(_, hasher) => Some(hasher.finish()),
+            Self::Thread { full, hasher, .. } => {
+                drop(full);
+                hasher.join().ok()
+            }
+        }
+    }
+}
+
+/// A large file that several workers copy, each a part of it at a time.
+pub(super) struct Shared {
+    content: Arc<dyn ReadAt>,
+    out: OwnedFd,
+    state: Mutex<SharedState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct SharedState {
+    next: u64,
+    active: usize,
+    bad: Bad,
+    error: Option<Error>,
+}
+
+impl Shared {
+    /// Whether a file of this size is worth sharing.
+    pub(super) const fn worth(size: u64) -> bool {
+        size >= 4 * SHARE
+    }
+
+    pub(super) fn new(content: Arc<dyn ReadAt>, out: OwnedFd) -> Self {
+        Self { content, out, state: Mutex::default(), changed: Condvar::new() }
+    }
+
+    pub(super) fn has_work(&self) -> bool {
+        let state = self.state.lock();
+        state.error.is_none() && state.next < self.content.size()
+    }
+
+    /// Copy parts until there are none left.
+    pub(super) fn help(&self, run: &Run<'_>) {
+        loop {
+            let (range, bad) = {
+                let mut state = self.state.lock();
+                let range = state.next..state.next.saturating_add(SHARE).min(self.content.size());
+                if state.error.is_some() || range.is_empty() {
+                    return;
+                }
+                state.next = range.end;
+                state.active += 1;
+                // A part goes on where others have lost patience.
+                (range, Bad { failed_reads: state.bad.failed_reads, ..Bad::default() })
+            };
+            let mut part = Part { shared: self, result: None };
+            let tap = Tap::new(None, SHARE);
+            let mut copy = Copy { run, content: self.content.as_ref(), out: &self.out, tap, bad };
+            let copied = copy.range(range);
+            part.result = Some(copied.map(|()| copy.bad));
+        }
+    }
+
+    /// Wait until all parts are done.
+    pub(super) fn wait(&self) -> Result<Bad> {
+        let mut state = self.state.lock();
+        while state.active > 0 {
+            self.changed.wait(&mut state);
+        }
+        let bad = std::mem::take(&mut state.bad);
+        state.error.take().map_or(Ok(bad), Err)
+    }
+}
+
+/// A part under way; also one that ends by a panic is not waited for.
+struct Part<'s> {
+    shared: &'s Shared,
+    result: Option<Result<Bad>>,
+}
+
+impl Drop for Part<'_> {
+    fn drop(&mut self) {
+        let mut state = self.shared.state.lock();
+        state.active -= 1;
+        match self.result.take() {
+            Some(Ok(bad)) => state.bad.merge(bad),
+            Some(Err(e)) => state.error = Some(e),
+            None => state.error = Some(Error::new(ErrorKind::Io, "a bug in this program: please report it")),
+        }
+        self.shared.changed.notify_all();
+    }
+}
+
+/// Set the size of a fresh file: what is not written is a hole.
+pub(super) fn set_size(out: impl AsFd, size: u64) -> Result<()> {
+    rustix::fs::ftruncate(out, size).map_err(|e| failed("cannot make a file of its size", e))
+}

@@ -1,0 +1,376 @@
+//! The answers to the kernel's requests.
+
+use std::{cell::RefCell, ffi::OsStr, io, os::unix::ffi::OsStrExt, sync::Arc};
+
+use blockdev::{Error, ErrorKind, ExtentKind, ReadAt, Result};
+use fuser::{
+    Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags,
+    ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyXattr, Request,
+};
+
+use super::{
+    MAX_READ, MountOptions, Totals,
+    attributes::{BLOCK_SIZE, ENTRY_TTL, ROOT, attribute_ttl, file_attr, node_id},
+    directory,
+    handles::Handles,
+    inodes::Inodes,
+    report::Report,
+    workers::Workers,
+};
+use crate::node::{Dir, Node};
+
+/// Requests in the background (read-ahead) that the kernel may have under way.
+const MAX_BACKGROUND: u16 = 64;
+
+/// Extents looked at for one `lseek`; after that the answer is "data", which is always allowed.
+const MAX_SEEK_STEPS: u32 = 1 << 16;
+
+/// The largest value and list of extended attributes that the kernel passes on.
+const MAX_XATTR: usize = 1 << 16;
+
+/// The filesystem as fuser drives it.
+pub(super) struct Door {
+    tree: Arc<Tree>,
+    workers: Workers,
+    /// Whether other users may enter, so that the kernel has to enforce permissions.
+    shared: bool,
+    xattrs: bool,
+}
+
+/// What the answers need, wherever they are worked out.
+pub(super) struct Tree {
+    pub(super) inodes: Inodes,
+    handles: Handles,
+    report: Arc<Report>,
+    totals: Arc<dyn Fn() -> Totals + Send + Sync>,
+}
+
+thread_local! {
+    /// Each thread's buffer for reads: cleared once, reused for ever.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Door {
+    pub(super) fn new(root: Arc<dyn Dir>, options: &MountOptions, threads: usize, shared: bool) -> Self {
+        let report = Arc::new(Report::new(options.log.clone()));
+        let tree = Tree {
+            inodes: Inodes::new(Node::Dir(root)),
+            handles: Handles::default(),
+            report: report.clone(),
+            totals: options.totals.clone(),
+        };
+        let workers = Workers::new(threads, report);
+        Self { tree: Arc::new(tree), workers, shared, xattrs: options.xattrs }
+    }
+
+    fn run(&self, job: impl FnOnce(&Tree) + Send + 'static) {
+        let tree = self.tree.clone();
+        self.workers.run(move || job(&tree));
+    }
+}
+
+impl Tree {
+    /// The `errno` for `error`, after telling the log about it.
+    pub(super) fn errno(&self, error: &Error) -> Errno {
+        // Asking for something impossible is the asking program's affair and no news.
+        if error.kind() != ErrorKind::NotFound {
+            self.report.tell(&error.to_string());
+        }
+        Errno::from_i32(error.kind().errno())
+    }
+
+    pub(super) fn tell(&self, message: &str) {
+        self.report.tell(message);
+    }
+
+    fn lookup(&self, parent: u64, name: &[u8], reply: ReplyEntry) {
+        let Some(Node::Dir(dir)) = self.inodes.get(parent) else { return reply.error(Errno::ENOTDIR) };
+        let found = dir.lookup(name).and_then(|node| {
+            let Some(node) = node else { return Ok(None) };
+            let attributes = node.inode().attributes()?;
+            Ok(Some((node_id(attributes.ino)?, node, attributes)))
+        });
+        match found {
+            Ok(Some((id, node, attributes))) => {
+                self.inodes.remember(id, parent, Some(node));
+                let ttl = attribute_ttl(attributes.kind);
+                reply.entry_with_ttls(&ttl, &ENTRY_TTL, &file_attr(id, &attributes), Generation(0));
+            }
+            Ok(None) => reply.error(Errno::ENOENT),
+            Err(e) => reply.error(self.errno(&e)),
+        }
+    }
+
+    fn getattr(&self, id: u64, reply: ReplyAttr) {
+        let Some(node) = self.inodes.get(id) else { return reply.error(Errno::EIO) };
+        match node.inode().attributes() {
+            Ok(attributes) => reply.attr(&attribute_ttl(attributes.kind), &file_attr(id, &attributes)),
+            Err(e) => reply.error(self.errno(&e)),
+        }
+    }
+
+    fn readlink(&self, id: u64, reply: ReplyData) {
+        let Some(Node::Symlink(link)) = self.inodes.get(id) else { return reply.error(Errno::EINVAL) };
+        match link.target() {
+            Ok(target) => reply.data(&target),
+            Err(e) => reply.error(self.errno(&e)),
+        }
+    }
+
+    fn open(&self, id: u64, reply: ReplyOpen) {
+        let Some(Node::File(file)) = self.inodes.get(id) else { return reply.error(Errno::EIO) };
+        match file.open() {
+            Ok(content) => {
+                let handle = FileHandle(self.handles.add(content));
+                reply.opened(handle, FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH);
+            }
+            Err(e) => reply.error(self.errno(&e)),
+        }
+    }
+
+    fn read(&self, handle: u64, offset: u64, size: u32, reply: ReplyData) {
+        let Some(content) = self.handles.get(handle) else { return reply.error(Errno::EBADF) };
+        let left = usize::try_from(content.size().saturating_sub(offset)).unwrap_or(usize::MAX);
+        let wanted = left.min(size as usize).min(MAX_READ as usize);
+        BUFFER.with_borrow_mut(|buffer| {
+            if buffer.len() < wanted {
+                buffer.resize(wanted, 0);
+            }
+            let Some(buffer) = buffer.get_mut(..wanted) else { return reply.error(Errno::EIO) };
+            match content.read_at(buffer, offset) {
+                Ok(n) if n == wanted => reply.data(buffer),
+                // The kernel would take a short answer for the end of the file, for good.
+                Ok(n) => reply.error(self.errno(&Error::damaged(format!(
+                    "a read of {wanted} bytes at {offset} gave {n} although the file has {}",
+                    content.size()
+                )))),
+                Err(e) => reply.error(self.errno(&e)),
+            }
+        });
+    }
+
+    fn lseek(&self, handle: u64, offset: i64, whence: i32, reply: ReplyLseek) {
+        // As in the kernel's interface.
+        const SEEK_DATA: i32 = 3;
+        const SEEK_HOLE: i32 = 4;
+        let Some(content) = self.handles.get(handle) else { return reply.error(Errno::EBADF) };
+        let wanted = match whence {
+            SEEK_DATA => ExtentKind::Data,
+            SEEK_HOLE => ExtentKind::Hole,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let Ok(from) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
+        match seek(content.as_ref(), from, wanted).map(|found| found.map(i64::try_from)) {
+            Ok(Some(Ok(found))) => reply.offset(found),
+            Ok(Some(Err(_))) => reply.error(Errno::EOVERFLOW),
+            Ok(None) => reply.error(Errno::ENXIO),
+            Err(e) => reply.error(self.errno(&e)),
+        }
+    }
+
+    fn getxattr(&self, id: u64, name: &[u8], size: u32, reply: ReplyXattr) {
+        let Some(node) = self.inodes.get(id) else { return reply.error(Errno::EIO) };
+        match node.inode().xattrs() {
+            Ok(xattrs) => match xattrs.iter().find(|x| x.name == name) {
+                Some(xattr) => xattr_reply(&xattr.value, size, reply),
+                None => reply.error(Errno::NO_XATTR),
+            },
+            Err(e) => reply.error(self.errno(&e)),
+        }
+    }
+
+    fn listxattr(&self, id: u64, size: u32, reply: ReplyXattr) {
+        let Some(node) = self.inodes.get(id) else { return reply.error(Errno::EIO) };
+        match node.inode().xattrs() {
+            Ok(xattrs) => {
+                let mut names = Vec::new();
+                for xattr in xattrs.iter().filter(|x| !x.name.is_empty() && !x.name.contains(&0)) {
+                    names.extend_from_slice(&xattr.name);
+                    names.push(0);
+                }
+                xattr_reply(&names, size, reply);
+            }
+            Err(e) => reply.error(self.errno(&e)),
+        }
+    }
+}
+
+/// A size of 0 asks how large the answer is.
+fn xattr_reply(answer: &[u8], size: u32, reply: ReplyXattr) {
+    match u32::try_from(answer.len()) {
+        Ok(len) if answer.len() <= MAX_XATTR && size == 0 => reply.size(len),
+        Ok(len) if answer.len() <= MAX_XATTR && len <= size => reply.data(answer),
+        Ok(_) if answer.len() <= MAX_XATTR => reply.error(Errno::ERANGE),
+        _ => reply.error(Errno::E2BIG),
+    }
+}
+
+/// The first byte at or after `from` of the `wanted` kind; the end of the file counts as a hole.
+fn seek(content: &dyn ReadAt, from: u64, wanted: ExtentKind) -> Result<Option<u64>> {
+    let size = content.size();
+    if from >= size {
+        return Ok(None);
+    }
+    let at_end = (wanted == ExtentKind::Hole).then_some(size);
+    let mut at = from;
+    for _ in 0..MAX_SEEK_STEPS {
+        match content.extent_at(at)? {
+            Some(extent) if extent.kind == wanted => return Ok(Some(at)),
+            Some(extent) if extent.range.end > at => at = extent.range.end,
+            Some(_) => return Err(Error::damaged(format!("the extents of a file do not advance at {at}"))),
+            None => return Ok(at_end),
+        }
+        if at >= size {
+            return Ok(at_end);
+        }
+    }
+    Ok(at_end.or(Some(at)))
+}
+
+impl Filesystem for Door {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        // Each of these only makes things better: an older kernel goes without.
+        let mut wished = vec![
+            InitFlags::FUSE_ASYNC_DIO,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_CACHE_SYMLINKS,
+            InitFlags::FUSE_MAX_PAGES,
+        ];
+        if self.shared && self.xattrs {
+            wished.push(InitFlags::FUSE_POSIX_ACL);
+        }
+        for flag in wished {
+            let _unsupported = config.add_capabilities(flag);
+        }
+        // The mount is read-only; this sets the largest request (max_pages), reads included.
+        let _limited = config.set_max_write(MAX_READ);
+        if let Err(most) = config.set_max_readahead(MAX_READ) {
+            let _limited = config.set_max_readahead(most);
+        }
+        let _limited = config.set_max_background(MAX_BACKGROUND);
+        Ok(())
+    }
+
+    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let name = name.as_bytes().to_vec();
+        self.run(move |tree| tree.lookup(parent.0, &name, reply));
+    }
+
+    fn forget(&self, _request: &Request, id: INodeNo, lookups: u64) {
+        self.tree.inodes.forget(id.0, lookups);
+    }
+
+    fn getattr(&self, _request: &Request, id: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
+        self.run(move |tree| tree.getattr(id.0, reply));
+    }
+
+    fn readlink(&self, _request: &Request, id: INodeNo, reply: ReplyData) {
+        self.run(move |tree| tree.readlink(id.0, reply));
+    }
+
+    fn open(&self, _request: &Request, id: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.run(move |tree| tree.open(id.0, reply));
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        _id: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        self.run(move |tree| tree.read(handle.0, offset, size, reply));
+    }
+
+    fn flush(&self, _request: &Request, _id: INodeNo, _handle: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+        // The kernel does not ask again.
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        _id: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.run(move |tree| {
+            tree.handles.remove(handle.0);
+            reply.ok();
+        });
+    }
+
+    fn readdir(&self, _request: &Request, id: INodeNo, _handle: FileHandle, offset: u64, reply: ReplyDirectory) {
+        self.run(move |tree| directory::plain(tree, id.0, offset, reply));
+    }
+
+    fn readdirplus(
+        &self,
+        _request: &Request,
+        id: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        reply: ReplyDirectoryPlus,
+    ) {
+        self.run(move |tree| directory::plus(tree, id.0, offset, reply));
+    }
+
+    fn fsyncdir(&self, _request: &Request, _id: INodeNo, _handle: FileHandle, _data: bool, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    fn fsync(&self, _request: &Request, _id: INodeNo, _handle: FileHandle, _data: bool, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    fn statfs(&self, _request: &Request, _id: INodeNo, reply: ReplyStatfs) {
+        let totals = (self.tree.totals)();
+        let blocks = totals.bytes.div_ceil(u64::from(BLOCK_SIZE));
+        reply.statfs(blocks, 0, 0, totals.files, 0, BLOCK_SIZE, 255, BLOCK_SIZE);
+    }
+
+    fn getxattr(&self, _request: &Request, id: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        if !self.xattrs {
+            // The kernel does not ask again.
+            return reply.error(Errno::ENOSYS);
+        }
+        let name = name.as_bytes().to_vec();
+        self.run(move |tree| tree.getxattr(id.0, &name, size, reply));
+    }
+
+    fn listxattr(&self, _request: &Request, id: INodeNo, size: u32, reply: ReplyXattr) {
+        if !self.xattrs {
+            return reply.error(Errno::ENOSYS);
+        }
+        self.run(move |tree| tree.listxattr(id.0, size, reply));
+    }
+
+    fn lseek(&self, _request: &Request, _id: INodeNo, handle: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        self.run(move |tree| tree.lseek(handle.0, offset, whence, reply));
+    }
+}
+
+impl Tree {
+    /// The directory that the kernel knows as `id`.
+    pub(super) fn directory(&self, id: u64) -> Option<Arc<dyn Dir>> {
+        match self.inodes.get(id) {
+            Some(Node::Dir(dir)) => Some(dir),
+            _ => None,
+        }
+    }
+
+    /// The inode number that `..` of the directory `id` shows.
+    pub(super) fn parent(&self, id: u64) -> u64 {
+        if id == ROOT { ROOT } else { self.inodes.parent(id) }
+    }
+}

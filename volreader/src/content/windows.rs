@@ -1,0 +1,120 @@
+//! The main data of a Windows file out of its BackupRead stream.
+
+use std::sync::Arc;
+
+use blockdev::{Error, ErrorKind, Extent, ExtentKind, MappedRun, ReadAt, Result};
+
+use crate::codec::win32::{Demuxer, Payload};
+
+/// Payloads of one file: alternate streams and sparse blocks.
+const MAX_PAYLOADS: usize = 1 << 20;
+/// What is read to find headers; payloads are stepped over.
+const HEADER_CHUNK: usize = 4096;
+
+/// A stretch of main data: offset in the file, place in the BackupRead stream, length.
+#[derive(Debug, Clone, Copy)]
+struct Stretch {
+    offset: u64,
+    position: u64,
+    len: u64,
+}
+
+/// The main data as a file.
+struct MainData {
+    stream: Arc<dyn ReadAt>,
+    stretches: Vec<Stretch>,
+    size: u64,
+}
+
+/// Find the main data in `stream`, reading headers only.
+///
+/// # Errors
+///
+/// When the stream cannot be read or is none of BackupRead's.
+pub fn main_data(stream: Arc<dyn ReadAt>) -> Result<Arc<dyn ReadAt>> {
+    let mut demuxer = Demuxer::new();
+    let mut stretches = Vec::new();
+    let mut size = 0;
+    let mut buf = vec![0; HEADER_CHUNK];
+    let end = stream.size();
+    while demuxer.position() < end {
+        let skip = demuxer.skippable().min(end - demuxer.position());
+        demuxer.skip(skip)?;
+        let n = stream.read_at(&mut buf, demuxer.position())?;
+        if n == 0 {
+            break;
+        }
+        let mut found = Vec::new();
+        demuxer.feed(&buf[..n], |f| found.push(f))?;
+        for f in found.into_iter().filter(|f| f.payload == Payload::Main) {
+            let stop = f
+                .offset
+                .checked_add(f.len)
+                .ok_or_else(|| Error::damaged("a BackupRead offset is beyond all limits"))?;
+            size = size.max(stop);
+            stretches.push(Stretch {
+                offset: f.offset,
+                position: f.position,
+                len: f.len.min(end.saturating_sub(f.position)),
+            });
+        }
+        if stretches.len() > MAX_PAYLOADS {
+            return Err(Error::new(ErrorKind::Limit, "the file's BackupRead data has too many parts"));
+        }
+    }
+    stretches.retain(|s| s.len > 0);
+    stretches.sort_unstable_by_key(|s| s.offset);
+    Ok(Arc::new(MainData { stream, stretches, size }))
+}
+
+impl MainData {
+    /// The stretch at `offset`, or where the next one starts.
+    fn at(&self, offset: u64) -> (Option<&Stretch>, u64) {
+        let i = self.stretches.partition_point(|s| s.offset <= offset);
+        let here = i.checked_sub(1).and_then(|i| self.stretches.get(i)).filter(|s| offset < s.offset + s.len);
+        (here, self.stretches.get(i).map_or(self.size, |s| s.offset))
+    }
+}
+
+impl ReadAt for MainData {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
+        let wanted = (buf.len() as u64).min(self.size.saturating_sub(offset)) as usize;
+        let mut done = 0;
+        while done < wanted {
+            let at = offset + done as u64;
+            let (here, next) = self.at(at);
+            let stop = here.map_or(next, |s| (s.offset + s.len).min(next.max(at + 1))).min(offset + wanted as u64);
+            let part = &mut buf[done..(stop - offset) as usize];
+            match here {
+                Some(s) => {
+                    if self.stream.read_at(part, s.position + (at - s.offset))? < part.len() {
+                        return Err(Error::damaged("the BackupRead data ends too early"));
+                    }
+                }
+                None => part.fill(0),
+            }
+            done = (stop - offset) as usize;
+        }
+        Ok(wanted)
+    }
+
+    fn extent_at(&self, offset: u64) -> Result<Option<Extent>> {
+        if offset >= self.size {
+            return Ok(None);
+        }
+        let (here, next) = self.at(offset);
+        let (end, kind) = match here {
+            Some(s) => (s.offset + s.len, ExtentKind::Data),
+            None => (next, ExtentKind::Hole),
+        };
+        Ok(Some(Extent { range: offset..end.min(self.size), kind }))
+    }
+
+    fn map(&self, _offset: u64, _len: u64) -> Option<MappedRun<'_>> {
+        None
+    }
+}

@@ -1,0 +1,234 @@
+//! A backup file: its streams found, its content opened, its attributes read.
+//!
+//! A file's records follow each other in its session: attributes, session key, data, then ACLs, extended
+//! attributes and digests ([`crate::stream`]). Only the place of the attributes record is kept in the index; the
+//! rest is found from there. The data is never walked where arithmetic leads around it.
+
+use std::sync::Arc;
+
+use blockdev::{Error, ErrorKind, ReadAt, Result};
+
+use crate::{
+    attributes,
+    content::{
+        compressed::CompressedRecords,
+        encrypted::Frames,
+        pieces::{PieceSource, Pieces, Place},
+        raw::RawStream,
+        verbatim::{Plain, Sparse},
+    },
+    crypto::pki::KeyRing,
+    digest,
+    index::entry::RecordPos,
+    layout::segments::Segments,
+    session::{
+        SessionData,
+        cursor::{Cursor, Record},
+    },
+    stream::{AclScope, Compression, DataKind, Platform, StreamKind},
+};
+
+/// Attributes, ACLs, extended attributes: longer records than this are damage.
+const MAX_METADATA: u32 = 4 << 20;
+/// Records of one file that are no data; real files have a dozen.
+const MAX_RECORDS: usize = 10_000;
+
+/// A file in a job, by the place of its attributes record.
+#[derive(Debug, Clone)]
+pub struct StoredFile {
+    /// The job's data.
+    pub data: Arc<SessionData>,
+    /// Its attributes record.
+    pub pos: RecordPos,
+    /// Its number in the job.
+    pub file_index: u32,
+}
+
+/// What belongs to a file besides its data.
+#[derive(Debug, Default)]
+pub struct Metadata {
+    /// Target of a symbolic link.
+    pub link: Vec<u8>,
+    /// Extended attributes: Linux names and values.
+    pub xattrs: Vec<crate::xattr::Xattr>,
+    /// ACL texts by what they apply to.
+    pub acls: Vec<(AclScope, Vec<u8>)>,
+    /// The digest of the data.
+    pub digest: Option<(digest::Algorithm, Vec<u8>)>,
+    /// The signed digest, as stored.
+    pub signature: Option<Vec<u8>>,
+}
+
+/// Opened content.
+#[derive(Clone)]
+pub struct Content {
+    /// The bytes.
+    pub bytes: Arc<dyn ReadAt>,
+    /// How they are stored; `None` for a file without data.
+    pub kind: Option<DataKind>,
+    /// Behind the last data record.
+    end: RecordPos,
+}
+
+impl StoredFile {
+    fn cursor(&self) -> Cursor<'_> {
+        Cursor::new(&self.data, self.pos)
+    }
+
+    fn belongs(&self, record: &Record) -> bool {
+        i64::from(record.file_index) == i64::from(self.file_index)
+    }
+
+    /// Records from `cursor` on that are this file's, until `stop` says so or the file ends.
+    fn walk(&self, cursor: &mut Cursor<'_>, stop: &mut dyn FnMut(&Record) -> Result<bool>) -> Result<Option<Record>> {
+        for _ in 0..MAX_RECORDS {
+            let Some(record) = cursor.peek()?.filter(|r| self.belongs(r)) else { return Ok(None) };
+            if stop(&record)? {
+                return Ok(Some(record));
+            }
+            cursor.skip(&record)?;
+        }
+        Err(Error::damaged("a file has too many records"))
+    }
+
+    fn payload(&self, record: &Record) -> Result<Vec<u8>> {
+        Cursor::payload(&self.data, record, MAX_METADATA)
+    }
+
+    /// Read and check the attributes record.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read or is not where the index says.
+    pub fn attributes_payload(&self) -> Result<Vec<u8>> {
+        let record = self.cursor().peek()?.filter(|r| self.belongs(r));
+        let is_attributes = |r: &Record| matches!(r.id().kind(), StreamKind::Attributes | StreamKind::AttributesUpdate);
+        let record = record
+            .filter(is_attributes)
+            .ok_or_else(|| Error::damaged("the attributes are not where the index says"))?;
+        self.payload(&record)
+    }
+
+    /// Open the content. `size`: the file's length as its attributes have it, if they are to be believed.
+    ///
+    /// # Errors
+    ///
+    /// When the data cannot be found, is deduplicated, or is encrypted and no key fits.
+    pub fn open(&self, size: Option<u64>, keys: &KeyRing) -> Result<Content> {
+        let mut session_key = None;
+        let mut cursor = self.cursor();
+        let first = self.walk(&mut cursor, &mut |record| {
+            if record.id().kind() == StreamKind::SessionData {
+                session_key = Some(self.payload(record)?);
+            }
+            Ok(matches!(record.id().kind(), StreamKind::Data(k) if !k.resource_fork))
+        })?;
+        let Some(first) = first else {
+            return Ok(Content { bytes: Arc::new(Vec::new()), kind: None, end: cursor.pos() });
+        };
+        let StreamKind::Data(kind) = first.id().kind() else { return Err(Error::damaged("the data is gone")) };
+        if first.id().is_dedup() {
+            return Err(Error::unsupported(
+                "the data is in Bacula Enterprise's deduplication engine, not in the volume",
+            ));
+        }
+        let (bytes, end) = self.content(&first, kind, size, session_key.as_deref(), keys)?;
+        let bytes =
+            if kind.win32 && !first.id().is_portable() { crate::content::windows::main_data(bytes)? } else { bytes };
+        Ok(Content { bytes, kind: Some(kind), end })
+    }
+
+    fn content(
+        &self,
+        first: &Record,
+        kind: DataKind,
+        size: Option<u64>,
+        session_key: Option<&[u8]>,
+        keys: &KeyRing,
+    ) -> Result<(Arc<dyn ReadAt>, RecordPos)> {
+        let key = u64::from(self.file_index) | u64::from(self.data.number()) << 32;
+        // BackupRead's framing makes the stored length another one than the file's.
+        let hint = size.filter(|_| !kind.win32);
+        if kind.compression != Compression::None && !kind.encrypted {
+            let source = CompressedRecords::new(Arc::clone(&self.data), first);
+            let source = source.ok_or_else(|| Error::damaged("the data is gone"))?;
+            let end = self.walk_data(first)?;
+            let place = CompressedRecords::place(first.pos);
+            return Ok((Arc::new(Pieces::open(source, place, hint, key)?), end));
+        }
+        let skip = kind.offset_len() as u32;
+        let raw_hint = if kind.is_verbatim() && skip == 0 { hint } else { None };
+        let segments = Segments::discover(&self.data, first, raw_hint)?;
+        let end = segments.end;
+        let raw = RawStream { data: Arc::clone(&self.data), segments, skip };
+        if kind.encrypted {
+            let record =
+                session_key.ok_or_else(|| Error::damaged("the data is encrypted and its session key is not there"))?;
+            let frames = Frames::new(Plain::new(raw, None), keys.session_key(record)?, kind.compression)?;
+            return Ok((Arc::new(Pieces::open(frames, 0, hint, key)?), end));
+        }
+        Ok(if kind.sparse { (Arc::new(Sparse::new(raw, hint)?), end) } else { (Arc::new(Plain::new(raw, hint)), end) })
+    }
+
+    /// Behind the data records that start with `first`, by walking along their headers.
+    fn walk_data(&self, first: &Record) -> Result<RecordPos> {
+        let source = CompressedRecords::new(Arc::clone(&self.data), first);
+        let source = source.ok_or_else(|| Error::damaged("the data is gone"))?;
+        let mut at: Place = CompressedRecords::place(first.pos);
+        loop {
+            let step = source.look(at).and_then(|found| found.map(|(place, _)| source.behind(place)).transpose());
+            match step {
+                Ok(Some(next)) => at = next,
+                Ok(None) => return Ok(CompressedRecords::pos(at)),
+                Err(e) if matches!(e.kind(), ErrorKind::Damaged | ErrorKind::Missing) => match source.recover(at)? {
+                    Some(next) => at = next,
+                    None => return Ok(CompressedRecords::pos(at)),
+                },
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Everything that is not data. `content` leads around the data if it was opened.
+    ///
+    /// # Errors
+    ///
+    /// When the records cannot be read.
+    pub fn metadata(&self, content: Option<&Content>, size: Option<u64>) -> Result<Metadata> {
+        let mut metadata = Metadata::default();
+        let payload = self.attributes_payload()?;
+        let record =
+            attributes::Record::parse(&payload).ok_or_else(|| Error::damaged("the attributes cannot be read"))?;
+        metadata.link = record.link.to_vec();
+        let mut cursor = self.cursor();
+        if let Some(content) = content {
+            cursor = Cursor::new(&self.data, content.end);
+        }
+        while let Some(data) = self.walk(&mut cursor, &mut |record| self.note(record, &mut metadata))? {
+            let StreamKind::Data(kind) = data.id().kind() else { break };
+            let end = if kind.compression == Compression::None || kind.encrypted {
+                let hint = size.filter(|_| kind.is_verbatim() && kind.offset_len() == 0);
+                Segments::discover(&self.data, &data, hint)?.end
+            } else {
+                self.walk_data(&data)?
+            };
+            cursor = Cursor::new(&self.data, end);
+        }
+        Ok(metadata)
+    }
+
+    /// Take what `record` says of the file; true for data, which has to be led around.
+    fn note(&self, record: &Record, metadata: &mut Metadata) -> Result<bool> {
+        match record.id().kind() {
+            StreamKind::Data(_) => return Ok(true),
+            StreamKind::Digest(algorithm) => metadata.digest = Some((algorithm, self.payload(record)?)),
+            StreamKind::SignedDigest => metadata.signature = Some(self.payload(record)?),
+            StreamKind::Xattr(Platform::Linux) => metadata.xattrs.extend(crate::xattr::parse(&self.payload(record)?)?),
+            StreamKind::Acl(acl) if acl.platform == Platform::Linux => {
+                metadata.acls.push((acl.scope, self.payload(record)?));
+            }
+            _ => {}
+        }
+        Ok(false)
+    }
+}

@@ -83,8 +83,22 @@ fn incompressible(file: &Path, size: u64, random: &mut Random) -> Result<()> {
 
 fn text(file: &Path, size: u64, random: &mut Random) -> Result<()> {
     const WORDS: [&str; 16] = [
-        "accepted", "connection", "from", "backup", "client", "volume", "storage", "daemon", "error", "while",
-        "reading", "block", "session", "closed", "timeout", "retry",
+        "accepted",
+        "connection",
+        "from",
+        "backup",
+        "client",
+        "volume",
+        "storage",
+        "daemon",
+        "error",
+        "while",
+        "reading",
+        "block",
+        "session",
+        "closed",
+        "timeout",
+        "retry",
     ];
     let mut out = BufWriter::with_capacity(1 << 20, File::create(file).with_context(|| format!("{}", file.display()))?);
     let mut left = size;

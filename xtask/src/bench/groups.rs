@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use super::fixtures::{Fixture, Fixtures, Kind};
 use super::lab::Lab;
 use super::measure;
+use super::synthetic;
 use super::table::{Outcome, Table};
 use crate::cmd::{self, quoted};
 use crate::mounted::Mounted;
@@ -118,7 +119,8 @@ fn list(bench: &Bench) -> Result<Vec<Table>> {
     let ours = |arguments: &str| format!("{} >/dev/null", bench.revenant(&million, arguments));
     bench.measure(&mut many, "fresh cache", Some(&fresh), &ours("ls -R jobs"), Some(million.volume_bytes));
     bench.measure(&mut many, "kept index", None, &ours("ls -R jobs"), Some(million.volume_bytes));
-    let line = format!("{bls} {} >/dev/null", stock_volume(&million));
+    let configuration = quoted(&synthetic::stock_configuration(bench.fixtures.folder())?.to_string_lossy());
+    let line = format!("/usr/sbin/bls -c {configuration} {} >/dev/null", stock_volume(&million));
     bench.measure(&mut many, "stock bls", None, &line, Some(million.volume_bytes));
     Ok(vec![table, many])
 }

@@ -39,9 +39,7 @@ impl Stat {
         const DEVICE: u64 = 2049;
         const PLAIN_DATA: u64 = 2;
         let blocks = bytes.div_ceil(512);
-        Self([
-            DEVICE, inode.into(), mode, links, 0, 0, 0, bytes, 4096, blocks, time, time, time, 0, 0, PLAIN_DATA,
-        ])
+        Self([DEVICE, inode.into(), mode, links, 0, 0, 0, bytes, 4096, blocks, time, time, time, 0, 0, PLAIN_DATA])
     }
 
     /// The text of the attributes record and of column `LStat`: numbers in Bacula's base 64.
@@ -179,7 +177,13 @@ impl MinimalCatalog {
                 "INSERT INTO JobMedia (JobId, MediaId, FirstIndex, LastIndex, StartFile, StartBlock, EndFile, \
                  EndBlock, VolIndex) VALUES (?1, 1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
                 params![
-                    JOB_ID, range.first_index, range.last_index, start_file, start_block, end_file, end_block,
+                    JOB_ID,
+                    range.first_index,
+                    range.last_index,
+                    start_file,
+                    start_block,
+                    end_file,
+                    end_block,
                     i64::try_from(number)? + 1
                 ],
             )?;

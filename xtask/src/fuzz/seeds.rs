@@ -44,16 +44,16 @@ pub fn write(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The target that takes the payload of a stream type.
-fn target_of(stream: u32) -> Option<&'static str> {
-    Some(match stream {
+/// The target that takes the payload of a stream type, and how many bytes in front of it are not the target's.
+fn target_of(stream: u32) -> Option<(&'static str, usize)> {
+    /// Sparse data starts with its offset in the file.
+    const OFFSET: usize = 8;
+    let target = match stream {
+        7 => return Some(("codec_zlib", OFFSET)),
+        30 => return Some(("codec_header", OFFSET)),
         1 => "attributes",
         4 => "codec_zlib",
-        6 => "sparse",
-        7 => "sparse_zlib",
         29 => "codec_header",
-        30 => "sparse_header",
-        20 | 23 | 32 => "encrypted",
         22 => "pki_session",
         19 => "pki_signature",
         11 | 12 | 31 => "win32",
@@ -61,7 +61,8 @@ fn target_of(stream: u32) -> Option<&'static str> {
         1000..=1022 => "acl",
         1987..=1999 => "xattr",
         _ => return None,
-    })
+    };
+    Some((target, 0))
 }
 
 fn walk(volume: &[u8], seeds: &mut Seeds<'_>) -> Result<()> {
@@ -99,8 +100,8 @@ fn walk_records(mut records: &[u8], seeds: &mut Seeds<'_>) -> Result<()> {
             -1 | -2 => seeds.add("volume_label", payload)?,
             -4 | -5 => seeds.add("session_label", payload)?,
             index if index > 0 && stream.cast_signed() > 0 => {
-                if let Some(target) = target_of(stream & STREAM_TYPE) {
-                    seeds.add(target, payload)?;
+                if let Some((target, skip)) = target_of(stream & STREAM_TYPE) {
+                    seeds.add(target, payload.get(skip..).unwrap_or_default())?;
                 }
                 if stream & STREAM_TYPE == 1
                     && let Some(stat) = payload.split(|byte| *byte == 0).nth(1)
@@ -166,11 +167,8 @@ mod tests {
             "xattr",
             "codec_zlib",
             "codec_header",
-            "sparse",
-            "sparse_header",
             "pki_session",
             "pki_signature",
-            "encrypted",
             "plugin",
             "volume_key",
             "pki_pem",

@@ -18,6 +18,17 @@ pub fn cargo() -> Command {
     command
 }
 
+/// Where cargo builds to.
+pub fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |folder| root().join(folder))
+}
+
+/// Builds the program in release and says where it is.
+pub fn build_revenant() -> Result<PathBuf> {
+    run(cargo().args(["build", "--quiet", "--release", "--locked", "--package", "appliance"]))?;
+    Ok(target().join("release/revenant"))
+}
+
 /// A command with its arguments.
 pub fn command<I, S>(program: &str, arguments: I) -> Command
 where

@@ -69,6 +69,11 @@ impl Fixtures {
         Lab::new(&self.folder.join("lab"))
     }
 
+    /// Where they are.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// A scratch folder for what is made while measuring.
     pub fn scratch(&self) -> PathBuf {
         self.folder.join("scratch")
@@ -125,8 +130,8 @@ impl Fixtures {
         let lab = self.lab();
         lab.up()?;
         let made = (|| {
-            // A leftover volume of an interrupted run would be appended to.
-            let _ = fs::remove_dir_all(lab.device(name));
+            // An interrupted run left half a volume: Bacula would append to it.
+            lab.forget_volumes(name)?;
             lab.define(name, source, options)?;
             lab.full(name)?;
             let catalog = self.folder.join(format!("{name}.sqlite"));

@@ -42,6 +42,18 @@ impl Lab {
         out.trim().parse().with_context(|| format!("bacula-lab.sh backup {name} printed no JobId: {out:?}"))
     }
 
+    /// Deletes all volumes of job `name`, if there are any, and tells the catalog.
+    pub fn forget_volumes(&self, name: &str) -> Result<()> {
+        let Ok(volumes) = std::fs::read_dir(self.device(name)) else { return Ok(()) };
+        for volume in volumes {
+            let volume = volume?;
+            let delete = format!("delete volume={} yes", volume.file_name().to_string_lossy());
+            cmd::run(self.script("console").arg(delete))?;
+            std::fs::remove_file(volume.path())?;
+        }
+        Ok(())
+    }
+
     /// Writes a copy of the catalog to `file`.
     pub fn dump_catalog(&self, file: &Path) -> Result<()> {
         cmd::run(self.script("dump").arg(file))

@@ -1,0 +1,23 @@
+//! Fuzzes a piece with a compression header: LZO, Zstandard, zlib.
+//!
+//!     cargo xtask fuzz codec_header
+
+#![no_main]
+
+use volreader::stream::Compression;
+
+/// A piece of content decodes to no more than this in Revenant, either.
+const LIMIT: usize = 1 << 20;
+
+fn decode(kind: Compression, data: &[u8]) {
+    let mut output = Vec::new();
+    if volreader::codec::decode(kind, data, &mut output, LIMIT).is_ok() {
+        assert!(output.len() <= LIMIT);
+    } else {
+        assert!(output.is_empty());
+    }
+}
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    decode(Compression::Header, data);
+});

@@ -28,10 +28,10 @@ pub fn run(cli: &Cli, mountpoint: &Path, foreground: bool, threads: Option<usize
     let mount = vfs::fuse::mount(opened.tree.clone(), mountpoint, &options)?;
     let unmounter = mount.unmounter();
     thread::spawn(move || {
-        if signals.forever().next().is_some() {
-            if let Err(e) = unmounter.unmount() {
-                output::error(&e);
-            }
+        if signals.forever().next().is_some()
+            && let Err(e) = unmounter.unmount()
+        {
+            output::error(&e);
         }
     });
     output::note(&format!("mounted on {}; Ctrl-C or umount ends it", mountpoint.display()));

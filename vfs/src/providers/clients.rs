@@ -203,7 +203,7 @@ impl PointFolder {
                 let tree = Arc::clone(&self.tree);
                 Some(Node::Dir(Arc::new(Self { tree, place: Some((dir, found)), listing: OnceLock::new() })))
             }
-            None => node(&self.tree.shared, &found.job, found.entry, self.tree.view),
+            None => node(&self.tree.shared, &found.job, found.entry, found.content, self.tree.view),
         }
     }
 }

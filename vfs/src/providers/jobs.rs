@@ -113,7 +113,7 @@ impl JobDir {
                 job: Arc::clone(&self.job),
                 place: Place::Below(dir, entry),
             }))),
-            None => node(&self.shared, &self.job, entry, VIEW),
+            None => node(&self.shared, &self.job, entry, None, VIEW),
         }
     }
 }

@@ -50,6 +50,8 @@ pub struct Stored {
     shared: Arc<Shared>,
     job: Arc<Job>,
     entry: Entry,
+    /// Where the content is, when only the attributes are here.
+    content_of: Option<(Arc<Job>, Entry)>,
     /// Tells the views of one file apart: a file of a job is another inode in a restore point.
     view: u64,
 }
@@ -68,10 +70,16 @@ pub const fn kind_of(entry: &Entry) -> Option<Kind> {
     })
 }
 
-/// The node of an entry that is no folder.
-pub fn node(shared: &Arc<Shared>, job: &Arc<Job>, entry: Entry, view: u64) -> Option<Node> {
+/// The node of an entry that is no folder. `content_of`: the version that has the content, when it is not this one.
+pub fn node(
+    shared: &Arc<Shared>,
+    job: &Arc<Job>,
+    entry: Entry,
+    content_of: Option<(Arc<Job>, Entry)>,
+    view: u64,
+) -> Option<Node> {
     let kind = kind_of(&entry)?;
-    let stored = Arc::new(Stored { shared: Arc::clone(shared), job: Arc::clone(job), entry, view });
+    let stored = Arc::new(Stored { shared: Arc::clone(shared), job: Arc::clone(job), entry, content_of, view });
     Some(match kind {
         Kind::File => Node::File(stored),
         Kind::Symlink => Node::Symlink(stored),
@@ -126,7 +134,8 @@ pub fn entry_xattrs(shared: &Arc<Shared>, job: &Arc<Job>, entry: &Entry) -> Resu
     if entry.file_index == 0 || job.has_no_xattrs() {
         return Ok(Vec::new());
     }
-    let stored = Stored { shared: Arc::clone(shared), job: Arc::clone(job), entry: entry.clone(), view: 0 };
+    let stored =
+        Stored { shared: Arc::clone(shared), job: Arc::clone(job), entry: entry.clone(), content_of: None, view: 0 };
     let metadata = stored.metadata()?;
     let mut xattrs: Vec<_> = metadata.xattrs.into_iter().map(|(name, value)| Xattr { name, value }).collect();
     for (scope, text) in metadata.acls {
@@ -144,9 +153,9 @@ pub fn entry_xattrs(shared: &Arc<Shared>, job: &Arc<Job>, entry: &Entry) -> Resu
 }
 
 impl Stored {
-    fn file_of(&self, entry: &Entry) -> Result<StoredFile> {
-        let pos = self.shared.archive.position(&self.job, entry)?;
-        Ok(StoredFile { data: Arc::clone(&self.job.data), pos, file_index: entry.file_index })
+    fn file_of(&self, job: &Job, entry: &Entry) -> Result<StoredFile> {
+        let pos = self.shared.archive.position(job, entry)?;
+        Ok(StoredFile { data: Arc::clone(&job.data), pos, file_index: entry.file_index })
     }
 
     /// Length according to the attributes, where there is one.
@@ -154,28 +163,35 @@ impl Stored {
         u64::try_from(entry.stat.size).ok().filter(|n| *n > 0)
     }
 
-    /// The entry that has the data: the first link of a hard link.
-    fn with_data(&self) -> Result<Entry> {
-        if !self.entry.flags.has(Flags::HARD_LINK) {
-            return Ok(self.entry.clone());
+    /// The job and entry that have the data: an older version's, the first link's, or these.
+    fn with_data(&self) -> Result<(&Arc<Job>, Entry)> {
+        let (job, entry) = self.content_of.as_ref().map_or((&self.job, &self.entry), |(j, e)| (j, e));
+        if entry.flags.has(Flags::UPDATE) {
+            return Err(Error::unsupported(
+                "only the attributes are in this job; the content is in the restore point below clients/",
+            ));
         }
-        let first = self.job.table()?.by_file_index(self.entry.stat.link_index)?;
-        first.filter(|e| e.kind == self.entry.kind).ok_or_else(|| {
-            let (link, job) = (self.entry.stat.link_index, self.job.facts.job_id);
-            Error::not_found(format!(
-                "the file that this is a hard link of (file {link} of job {job}) is not in the job"
-            ))
-        })
-    }
-
-    fn content(&self) -> Result<Content> {
-        let entry = self.with_data()?;
         if entry.flags.has(Flags::BASE) {
             return Err(Error::unsupported("the data is in a base job, which is not followed yet"));
         }
-        let key = (self.job.data.number(), entry.file_index);
+        if !entry.flags.has(Flags::HARD_LINK) {
+            return Ok((job, entry.clone()));
+        }
+        let first = job.table()?.by_file_index(entry.stat.link_index)?.filter(|e| e.kind == entry.kind);
+        let first = first.ok_or_else(|| {
+            let (link, job) = (entry.stat.link_index, job.facts.job_id);
+            Error::not_found(format!(
+                "the file that this is a hard link of (file {link} of job {job}) is not in the job"
+            ))
+        })?;
+        Ok((job, first))
+    }
+
+    fn content(&self) -> Result<Content> {
+        let (job, entry) = self.with_data()?;
+        let key = (job.data.number(), entry.file_index);
         self.shared.contents.get_or_insert_with(&key, || {
-            let content = self.file_of(&entry)?.open(Self::size_hint(&entry), self.shared.archive.keys());
+            let content = self.file_of(job, &entry)?.open(Self::size_hint(&entry), self.shared.archive.keys());
             content.map_err(|e| self.named(e))
         })
     }
@@ -183,7 +199,7 @@ impl Stored {
     fn metadata(&self) -> Result<Metadata> {
         let key = (self.job.data.number(), self.entry.file_index);
         let content = self.shared.contents.get(&key);
-        let metadata = self.file_of(&self.entry)?.metadata(content.as_ref(), Self::size_hint(&self.entry));
+        let metadata = self.file_of(&self.job, &self.entry)?.metadata(content.as_ref(), Self::size_hint(&self.entry));
         metadata.map_err(|e| self.named(e))
     }
 
@@ -193,9 +209,10 @@ impl Stored {
     }
 
     /// Whether the length in the table is that of the content.
-    fn size_is_known(&self, entry: &Entry) -> bool {
+    const fn size_is_known(entry: &Entry) -> bool {
         // In a catalog only `stat` is known; it is believed where it is possible at all.
         entry.flags.has(Flags::SIZE_EXACT)
+            || entry.flags.has(Flags::UPDATE)
             || (entry.pos.is_none() && entry.stat.size >= 0 && entry.stat.mode & 0o170_000 == 0o100_000)
     }
 }
@@ -204,8 +221,9 @@ impl Inode for Stored {
     fn attributes(&self) -> Result<Attributes> {
         let mut attributes = entry_attributes(&self.job, &self.entry, self.view);
         if attributes.kind == Kind::File {
-            let entry = self.with_data()?;
-            attributes.size = if self.size_is_known(&entry) {
+            // An update without its content is an error when it is read, not when it is listed.
+            let entry = self.with_data().map_or_else(|_| self.entry.clone(), |(_, e)| e);
+            attributes.size = if Self::size_is_known(&entry) {
                 u64::try_from(entry.stat.size).unwrap_or(0)
             } else {
                 self.content()?.bytes.size()
@@ -225,21 +243,21 @@ impl File for Stored {
     }
 
     fn digest(&self) -> Result<Option<StoredDigest>> {
-        let entry = self.with_data()?;
-        let key = (self.job.data.number(), entry.file_index);
+        let (job, entry) = self.with_data()?;
+        let key = (job.data.number(), entry.file_index);
         let content = self.shared.contents.get(&key);
         // What is digested of BackupRead data is the whole stream, not the main data that is shown.
         if content.as_ref().and_then(|c| c.kind).is_some_and(|k| k.win32) {
             return Ok(None);
         }
-        let metadata = self.file_of(&entry)?.metadata(content.as_ref(), Self::size_hint(&entry))?;
+        let metadata = self.file_of(job, &entry)?.metadata(content.as_ref(), Self::size_hint(&entry))?;
         Ok(metadata.digest.map(|(algorithm, value)| StoredDigest { algorithm, value }))
     }
 }
 
 impl Symlink for Stored {
     fn target(&self) -> Result<Vec<u8>> {
-        self.file_of(&self.entry)?.link().map_err(|e| self.named(e))
+        self.file_of(&self.job, &self.entry)?.link().map_err(|e| self.named(e))
     }
 }
 

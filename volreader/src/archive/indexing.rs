@@ -60,12 +60,10 @@ impl Archive {
         let mut state = self.indexed.lock().unwrap_or_else(PoisonError::into_inner);
         let opened = self.open_volumes()?;
         let path = self.options.cache.as_deref().and_then(|c| index_path(c, &self.options.volumes));
-        if !state.loaded {
-            if let Some((file, directory)) = path.as_deref().and_then(store::read) {
-                let open = |s: &SessionEntry| Table::open(Arc::clone(&file), s.table.0, s.table.1);
-                if let Ok(tables) = directory.sessions.iter().map(open).collect::<Result<Vec<_>>>() {
-                    (state.directory, state.tables) = (directory, tables);
-                }
+        if let Some((file, directory)) = path.as_deref().filter(|_| !state.loaded).and_then(store::read) {
+            let open = |s: &SessionEntry| Table::open(Arc::clone(&file), s.table.0, s.table.1);
+            if let Ok(tables) = directory.sessions.iter().map(open).collect::<Result<Vec<_>>>() {
+                (state.directory, state.tables) = (directory, tables);
             }
         }
         let first_pass = !std::mem::replace(&mut state.loaded, true);
@@ -116,7 +114,7 @@ impl Pass<'_> {
         let mut now: Vec<Option<VolumeIndex>> = vec![None; old.directory.volumes.len()];
         let mut changed = old.directory.volumes.len() != volumes.len();
         for (volume, index) in volumes.iter().zip(0..) {
-            let len = volume.medium().len()?;
+            let len = volume.medium().present_len()?;
             let known = old.directory.volumes.iter().position(|v| v.name == volume.name() && is_same(v, volume, len));
             let entry = match known {
                 Some(k) => {
@@ -174,7 +172,7 @@ impl Pass<'_> {
         let progress = &self.archive.progress;
         let mut total = 0;
         for (volume, entry) in volumes.iter().zip(&self.directory.volumes) {
-            total += volume.medium().len()?.saturating_sub(entry.resume - volume.medium().start());
+            total += volume.medium().present_len()?.saturating_sub(entry.resume - volume.medium().start());
         }
         progress.passed.store(0, Ordering::Relaxed);
         progress.total.store(total, Ordering::Relaxed);
@@ -195,7 +193,7 @@ impl Pass<'_> {
                 Ok(())
             })?;
             let entry = &mut self.directory.volumes[index as usize];
-            entry.len = volume.medium().len()?;
+            entry.len = volume.medium().present_len()?;
             entry.end = report.end;
             entry.witness = report.last.map(|(at, h)| (at, h.number, h.session.id, h.session.time)).or(entry.witness);
             entry.damage.retain(|d| d.0 < from);

@@ -31,6 +31,8 @@ pub struct PointEntry {
     pub entry: Entry,
     /// Its content, for folders.
     pub dir: Option<PointDir>,
+    /// Where its content is, for files of which only the attributes changed since.
+    pub content: Option<(Arc<Job>, Entry)>,
 }
 
 /// Whether two jobs back up the same thing.
@@ -96,7 +98,8 @@ impl Point {
             let entry = self.chain[i].table()?.own(id)?;
             let implicit = entry.flags.has(Flags::IMPLICIT);
             if best.is_none() || !implicit {
-                best = Some(PointEntry { job: Arc::clone(&self.chain[i]), entry, dir: Some(dir.clone()) });
+                best =
+                    Some(PointEntry { job: Arc::clone(&self.chain[i]), entry, dir: Some(dir.clone()), content: None });
             }
             if !implicit {
                 break;
@@ -141,6 +144,8 @@ impl Point {
 #[derive(Default)]
 struct Versions {
     file: Option<(usize, Entry)>,
+    /// The version that has the content, when `file` has none of its own.
+    content: Option<(usize, Entry)>,
     dirs: Vec<(usize, Entry)>,
 }
 
@@ -154,7 +159,11 @@ impl Versions {
                 }
             }
             EntryKind::Dir => self.dirs.push((job, entry)),
-            _ => self.file = Some((job, entry)),
+            _ => {
+                let before = self.content.take().or(self.file.take());
+                self.content = before.filter(|_| entry.flags.has(Flags::UPDATE));
+                self.file = Some((job, entry));
+            }
         }
     }
 
@@ -169,9 +178,11 @@ impl Versions {
                 job: Arc::clone(chain.get(own.0)?),
                 entry: own.1.clone(),
                 dir: Some(PointDir(places)),
+                content: None,
             });
         }
         let (job, entry) = self.file?;
-        Some(PointEntry { job: Arc::clone(chain.get(job)?), entry, dir: None })
+        let content = self.content.and_then(|(job, entry)| Some((Arc::clone(chain.get(job)?), entry)));
+        Some(PointEntry { job: Arc::clone(chain.get(job)?), entry, dir: None, content })
     }
 }

@@ -225,7 +225,7 @@ fn walk_table<S: PieceSource>(source: &S, first: Place, hint: Option<u64>) -> Re
                     Ok(next) => at = next,
                     Err(e) if is_damage(&e) => {
                         let Some(next) =
-                            gap(source, place, &mut before_gap, &mut behind_gap, table.pieces - 1, &mut why, e)?
+                            gap(source, place, &mut before_gap, &mut behind_gap, table.pieces - 1, &mut why, &e)?
                         else {
                             break;
                         };
@@ -235,7 +235,7 @@ fn walk_table<S: PieceSource>(source: &S, first: Place, hint: Option<u64>) -> Re
                 }
             }
             Err(e) if is_damage(&e) => {
-                let Some(next) = gap(source, at, &mut before_gap, &mut behind_gap, table.pieces, &mut why, e)? else {
+                let Some(next) = gap(source, at, &mut before_gap, &mut behind_gap, table.pieces, &mut why, &e)? else {
                     break;
                 };
                 at = next;
@@ -283,7 +283,7 @@ fn gap<S: PieceSource>(
     behind: &mut Vec<Place>,
     good: u64,
     why: &mut Option<String>,
-    e: Error,
+    e: &Error,
 ) -> Result<Option<Place>> {
     before.get_or_insert(good);
     behind.clear();

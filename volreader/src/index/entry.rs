@@ -86,6 +86,8 @@ impl Flags {
     pub const DIR_PATH: Self = Self(16);
     /// A folder that is only known because markers of deleted files lie in it: it is not shown.
     pub const GHOST: Self = Self(32);
+    /// Only the attributes changed: the content is that of the version before in the chain (stream 37).
+    pub const UPDATE: Self = Self(64);
 
     /// Whether all bits of `other` are set.
     #[must_use]

@@ -25,8 +25,10 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::{builder::Builder, table::Table};
 
 /// The number is raised whenever what a scan finds out, or its form, changes: older indexes are then made again.
-const MAGIC: &[u8; 8] = b"rvindex3";
+const MAGIC: &[u8; 8] = b"rvindex4";
 const TRAILER_LEN: u64 = 32;
+/// Bytes of all indexes in one cache folder; the oldest are removed beyond.
+const MAX_KEPT: u64 = 4 << 30;
 /// A larger directory is damage.
 const MAX_DIRECTORY: u64 = 1 << 30;
 
@@ -159,10 +161,33 @@ impl Writer {
             }
             trailer.extend(MAGIC);
             self.append(&trailer).ok()?;
-            std::fs::rename(&temporary, &path).ok()
+            std::fs::rename(&temporary, &path).ok()?;
+            prune(&path);
+            Some(())
         })();
         if kept.is_none() {
             let _ = std::fs::remove_file(&temporary);
+        }
+    }
+}
+
+/// Remove the oldest indexes beside the one at `kept` until all together are within the bound.
+fn prune(kept: &Path) {
+    let Some(entries) = kept.parent().and_then(|folder| std::fs::read_dir(folder).ok()) else { return };
+    let index = |e: std::fs::DirEntry| {
+        let path = e.path();
+        let metadata = e.metadata().ok().filter(|_| path.extension().is_some_and(|x| x == "rvindex"))?;
+        Some((metadata.modified().ok()?, metadata.len(), path))
+    };
+    let mut indexes: Vec<_> = entries.flatten().filter_map(index).collect();
+    indexes.sort();
+    let mut total: u64 = indexes.iter().map(|i| i.1).sum();
+    for (_, len, path) in indexes {
+        if total <= MAX_KEPT {
+            break;
+        }
+        if path != kept && std::fs::remove_file(&path).is_ok() {
+            total -= len;
         }
     }
 }

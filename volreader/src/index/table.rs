@@ -235,9 +235,9 @@ impl Table {
         while low < high {
             let middle = low + (high - low) / 2;
             if self.raw(self.number_by_index(middle)?)?.file_index < file_index {
-                low = middle + 1
+                low = middle + 1;
             } else {
-                high = middle
+                high = middle;
             }
         }
         if low == self.n_entries {

@@ -83,7 +83,7 @@ impl Medium {
     /// # Errors
     ///
     /// As [`ranges`](Self::ranges).
-    pub fn len(&self) -> Result<u64> {
+    pub fn present_len(&self) -> Result<u64> {
         Ok(self.ranges()?.iter().map(|r| r.end - r.start).sum())
     }
 

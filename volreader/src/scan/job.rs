@@ -270,7 +270,9 @@ impl JobScan {
         let is_dir_path = record.path.ends_with(b"/");
         let Some(kind) = EntryKind::of(record.file_type, record.stat.mode, is_dir_path) else { return };
         self.file_count += u32::from(kind != EntryKind::Deleted);
+        let update = StreamId::from_header(pending.stream).kind() == StreamKind::AttributesUpdate;
         let flags = Flags::default()
+            .with_if(update, Flags::UPDATE)
             .with_if(record.file_type == FileType::HardLink && record.stat.link_index > 0, Flags::HARD_LINK)
             .with_if(record.file_type == FileType::Base, Flags::BASE);
         let added = self.files.add(NewEntry {
@@ -309,7 +311,7 @@ impl JobScan {
     pub fn finish_file(&mut self) {
         let Some(current) = self.current.take() else { return };
         let Some(added) = current.added else { return };
-        if current.flags.has(Flags::HARD_LINK) || current.flags.has(Flags::BASE) {
+        if [Flags::HARD_LINK, Flags::BASE, Flags::UPDATE].into_iter().any(|f| current.flags.has(f)) {
             return;
         }
         let mut stat = current.stat;

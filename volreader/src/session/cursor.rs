@@ -89,17 +89,6 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// The next record that is a file's, passing it; `None` at the end of the session or at a label.
-    ///
-    /// # Errors
-    ///
-    /// As [`peek`](Self::peek).
-    pub fn next(&mut self) -> Result<Option<Record>> {
-        let Some(record) = self.peek()?.filter(|r| r.file_index > 0) else { return Ok(None) };
-        self.skip(&record)?;
-        Ok(Some(record))
-    }
-
     /// Pass `record`, which stands here.
     ///
     /// # Errors

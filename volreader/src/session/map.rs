@@ -157,7 +157,7 @@ impl BlockMap {
     /// The block numbers that are missing between the first and the last.
     pub fn gaps(&self) -> impl Iterator<Item = std::ops::Range<u32>> + '_ {
         let mut runs = self.runs.values();
-        let mut end = runs.next().map(|r| r.end());
+        let mut end = runs.next().map(Run::end);
         runs.filter_map(move |run| {
             let gap = end.replace(run.end()).map(|e| e as u32..run.first)?;
             (!gap.is_empty()).then_some(gap)

@@ -85,7 +85,7 @@ fn open(volume: &str, path: &str) -> Result<Arc<dyn ReadAt>> {
     }
     let entry = found.ok_or_else(|| Error::invalid("an empty path"))?;
     let pos = archive.position(job, &entry)?;
-    let file = StoredFile { data: Arc::clone(&job.data), pos, file_index: entry.file_index };
+    let file = StoredFile { data: Arc::clone(job.data()), pos, file_index: entry.file_index };
     Ok(file.open(u64::try_from(entry.stat.size).ok(), archive.keys())?.bytes)
 }
 

@@ -99,12 +99,14 @@ impl StoredFile {
     ///
     /// When it cannot be read or is not where the index says.
     pub fn attributes_payload(&self) -> Result<Vec<u8>> {
+        self.payload(&self.attributes_record()?)
+    }
+
+    /// The attributes record, which must stand where the index says: otherwise the file is another one.
+    fn attributes_record(&self) -> Result<Record> {
         let record = self.cursor().peek()?.filter(|r| self.belongs(r));
         let is_attributes = |r: &Record| matches!(r.id().kind(), StreamKind::Attributes | StreamKind::AttributesUpdate);
-        let record = record
-            .filter(is_attributes)
-            .ok_or_else(|| Error::damaged("the attributes are not where the index says"))?;
-        self.payload(&record)
+        record.filter(is_attributes).ok_or_else(|| Error::damaged("the attributes are not where the index says"))
     }
 
     /// The target of a symbolic link.
@@ -125,6 +127,7 @@ impl StoredFile {
     ///
     /// When the data cannot be found, is deduplicated, or is encrypted and no key fits.
     pub fn open(&self, size: Option<u64>, keys: &KeyRing) -> Result<Content> {
+        self.attributes_record()?;
         let mut session_key = None;
         let mut cursor = self.cursor();
         let first = self.walk(&mut cursor, &mut |record| {

@@ -155,7 +155,7 @@ pub fn entry_xattrs(shared: &Arc<Shared>, job: &Arc<Job>, entry: &Entry) -> Resu
 impl Stored {
     fn file_of(&self, job: &Job, entry: &Entry) -> Result<StoredFile> {
         let pos = self.shared.archive.position(job, entry)?;
-        Ok(StoredFile { data: Arc::clone(&job.data), pos, file_index: entry.file_index })
+        Ok(StoredFile { data: Arc::clone(job.data()), pos, file_index: entry.file_index })
     }
 
     /// Length according to the attributes, where there is one.
@@ -189,7 +189,7 @@ impl Stored {
 
     fn content(&self) -> Result<Content> {
         let (job, entry) = self.with_data()?;
-        let key = (job.data.number(), entry.file_index);
+        let key = (job.data().number(), entry.file_index);
         self.shared.contents.get_or_insert_with(&key, || {
             let content = self.file_of(job, &entry)?.open(Self::size_hint(&entry), self.shared.archive.keys());
             content.map_err(|e| self.named(e))
@@ -197,7 +197,7 @@ impl Stored {
     }
 
     fn metadata(&self) -> Result<Metadata> {
-        let key = (self.job.data.number(), self.entry.file_index);
+        let key = (self.job.data().number(), self.entry.file_index);
         let content = self.shared.contents.get(&key);
         let metadata = self.file_of(&self.job, &self.entry)?.metadata(content.as_ref(), Self::size_hint(&self.entry));
         metadata.map_err(|e| self.named(e))
@@ -244,7 +244,7 @@ impl File for Stored {
 
     fn digest(&self) -> Result<Option<StoredDigest>> {
         let (job, entry) = self.with_data()?;
-        let key = (job.data.number(), entry.file_index);
+        let key = (job.data().number(), entry.file_index);
         let content = self.shared.contents.get(&key);
         // What is digested of BackupRead data is the whole stream, not the main data that is shown.
         if content.as_ref().and_then(|c| c.kind).is_some_and(|k| k.win32) {

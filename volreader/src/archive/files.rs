@@ -13,6 +13,7 @@ use crate::{
         store::Writer,
         table::Table,
     },
+    session::SessionData,
 };
 
 /// Where a job's table comes from.
@@ -25,10 +26,10 @@ pub enum Files {
         catalog: Arc<dyn Catalog>,
         /// The job.
         job_id: u32,
-        /// The table once it was made.
-        table: OnceLock<Table>,
+        /// The table once it was made, with the data where that was found in the same way.
+        table: OnceLock<(Table, Option<Arc<SessionData>>)>,
         /// When the catalog has no rows of the job (pruned, or the job did not end): the volumes tell.
-        otherwise: Box<dyn Fn() -> Result<Table> + Send + Sync>,
+        otherwise: Box<dyn Fn() -> Result<(Table, Arc<SessionData>)> + Send + Sync>,
     },
 }
 
@@ -51,15 +52,23 @@ impl Files {
         match self {
             Self::Indexed(table) => Ok(table),
             Self::Catalog { catalog, job_id, table, otherwise } => {
-                if let Some(table) = table.get() {
+                if let Some((table, _)) = table.get() {
                     return Ok(table);
                 }
                 let made = match from_catalog(catalog.as_ref(), *job_id)? {
-                    Some(made) => made,
-                    None => otherwise()?,
+                    Some(made) => (made, None),
+                    None => otherwise().map(|(table, data)| (table, Some(data)))?,
                 };
-                Ok(table.get_or_init(|| made))
+                Ok(&table.get_or_init(|| made).0)
             }
+        }
+    }
+
+    /// The job's data, when it had to be found in the volumes together with the files.
+    pub fn data(&self) -> Option<&Arc<SessionData>> {
+        match self {
+            Self::Indexed(_) => None,
+            Self::Catalog { table, .. } => table.get()?.1.as_ref(),
         }
     }
 

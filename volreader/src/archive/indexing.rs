@@ -12,7 +12,6 @@ use super::{
     Archive, Options,
     files::Files,
     job::{Facts, Job},
-    volumes,
 };
 use crate::{
     block::Session,
@@ -306,23 +305,29 @@ fn index_path(cache: &Path, volumes: &[PathBuf]) -> Option<PathBuf> {
     Some(cache.join(format!("{:016x}.rvindex", xxhash_rust::xxh3::xxh3_64(&key))))
 }
 
-/// For a job that the catalog knows without its files: index the volumes and take the job's table.
-pub(super) fn table_from_volumes(options: &Options, job_id: u32, session: Session) -> Result<Table> {
-    let (opened, _) = volumes::open(&options.volumes, options.volume_keys.as_deref())?;
+/// For a job that the catalog knows without its files: index the volumes and take the job's files and data.
+pub(super) fn job_from_volumes(
+    options: &Options,
+    store: &Arc<Store>,
+    job_id: u32,
+    session: Session,
+) -> Result<(Table, Arc<SessionData>)> {
     let mut writer = Writer::create(None)?;
     let mut jobs = Jobs::new();
-    let mut table = None;
+    let mut found = None;
     let mut consider = |writer: &mut Writer, at: Session, mut job: JobScan| {
         if job.end.is_none() {
             job.cut_off();
         }
         let label = job.start.as_ref().or(job.end.as_ref()).map(|l| l.job_id);
         if at == session || label == Some(job_id) {
-            table = Some(writer.table(job.files)?);
+            let number = at.time.wrapping_mul(31).wrapping_add(at.id);
+            let data = SessionData::new(Arc::clone(store), number, at, format!("job {job_id}"), job.map, None);
+            found = Some((writer.table(job.files)?, Arc::new(data)));
         }
         Ok::<_, Error>(())
     };
-    for (volume, index) in opened.iter().zip(0..) {
+    for (volume, index) in store.volumes().iter().zip(0..) {
         scan::scan(volume, VolumeIndex(index), 0, &mut jobs, &Progress::default(), &mut |s, j| {
             consider(&mut writer, s, j)
         })?;
@@ -330,7 +335,10 @@ pub(super) fn table_from_volumes(options: &Options, job_id: u32, session: Sessio
     for (session, job) in jobs {
         consider(&mut writer, session, job)?;
     }
-    table.ok_or_else(|| {
-        Error::not_found(format!("the files of job {job_id} are neither in the catalog nor in the volumes at hand"))
+    found.ok_or_else(|| {
+        let hint = if options.volumes.is_empty() { "; name volumes by --volumes" } else { "" };
+        Error::not_found(format!(
+            "the files of job {job_id} are neither in the catalog nor in the volumes at hand{hint}"
+        ))
     })
 }

@@ -223,12 +223,17 @@ pub struct Job {
     pub volumes: Vec<String>,
     /// What is missing: volume names, or what is known of the gap.
     pub missing: Vec<String>,
-    /// Its data.
-    pub data: Arc<SessionData>,
+    pub(super) data: Arc<SessionData>,
     pub(super) files: super::files::Files,
 }
 
 impl Job {
+    /// Its data.
+    #[must_use]
+    pub fn data(&self) -> &Arc<SessionData> {
+        self.files.data().unwrap_or(&self.data)
+    }
+
     /// Its files.
     ///
     /// # Errors

@@ -276,12 +276,12 @@ impl Archive {
                 BlockMap::default(),
                 Some(Box::new(prober)),
             );
-            let (options, job_id) = (self.options.clone(), row.job_id);
+            let (options, job_id, volumes) = (self.options.clone(), row.job_id, Arc::clone(&store));
             let files = Files::Catalog {
                 catalog: Arc::clone(catalog),
                 job_id,
                 table: std::sync::OnceLock::new(),
-                otherwise: Box::new(move || indexing::table_from_volumes(&options, job_id, session)),
+                otherwise: Box::new(move || indexing::job_from_volumes(&options, &volumes, job_id, session)),
             };
             self.publish(Job { facts, session, volumes: names, missing, data: Arc::new(data), files });
         }
@@ -308,7 +308,7 @@ impl Archive {
     pub fn position(&self, job: &Job, entry: &Entry) -> Result<RecordPos> {
         match entry.pos {
             Some(pos) => Ok(pos),
-            None => job.data.find_file(entry.file_index),
+            None => job.data().find_file(entry.file_index),
         }
     }
 }

@@ -24,8 +24,9 @@ use crate::{
     record,
 };
 
-/// Bytes before a guess that are searched when nothing stands there: short blocks only make addresses smaller.
-const DRIFT: u64 = 1024;
+/// Bytes before a guess that are searched when nothing stands there: short blocks only make addresses smaller, by a
+/// few bytes each, and there are few.
+const DRIFTS: [u64; 2] = [128, 2048];
 /// The longest run of other jobs' blocks that is stepped through before the bracket is halved instead.
 const MAX_FOREIGN: u32 = 64;
 /// Halvings and guesses; a volume has fewer bits.
@@ -87,7 +88,8 @@ impl Prober {
         let volume = self.store.volume(range.volume.ok_or_else(|| missing(range))?)?;
         let longest = u64::from(volume.label().block_size.max(super::DEFAULT_BLOCK_LEN));
         // First where drift leads, then wherever a block must begin.
-        for (before, behind) in [(DRIFT, 0), (0, longest + MAX_HEADER_LEN as u64)] {
+        let behind = longest + MAX_HEADER_LEN as u64;
+        for (before, behind) in [(DRIFTS[0], 0), (DRIFTS[1], 0), (0, behind)] {
             let start = guess.saturating_sub(before).max(range.media.start);
             let mut bytes = vec![0; (before + behind) as usize + MAX_HEADER_LEN];
             let n = volume.medium().read_at(&mut bytes, start)?;
@@ -123,9 +125,16 @@ impl Prober {
         Ok(None)
     }
 
+    /// The first block of ours in a range. Where jobs run side by side, a range can begin with others' blocks.
     fn first(&self, range: &Range) -> Result<Option<Hit>> {
-        let header = self.header(range, range.media.start)?;
-        Ok(header.filter(|h| h.session == self.session).map(|header| Hit { address: range.media.start, header }))
+        let mut address = range.media.start;
+        while let Some(header) = self.header(range, address)? {
+            if header.session == self.session {
+                return Ok(Some(Hit { address, header }));
+            }
+            address += u64::from(header.len);
+        }
+        Ok(None)
     }
 
     fn first_number(&self, range: &Range) -> Result<Option<u32>> {

@@ -22,6 +22,9 @@ pub struct Volume {
     damaged_label: bool,
 }
 
+/// A label block is mostly of some 214 to 232 bytes, and never longer than its names allow.
+const USUAL_LABEL_LEN: usize = 256;
+const LABEL_LEN: usize = 4096;
 /// Where the label cannot be read, a block must be found within so many bytes.
 const LABEL_SEARCH: u64 = 1 << 20;
 
@@ -44,8 +47,11 @@ impl Volume {
     pub fn open(path: &Path) -> Result<Self> {
         let medium = Medium::open(path)?;
         let at = |e: Error| e.context(path.display());
-        let mut first = [0; 1024];
-        let n = medium.read_at(&mut first, medium.start())?;
+        let mut first = [0; LABEL_LEN];
+        let mut n = medium.read_at(&mut first[..USUAL_LABEL_LEN], medium.start())?;
+        if block::Header::parse(&first[..n]).is_some_and(|h| h.len as usize > USUAL_LABEL_LEN) {
+            n = medium.read_at(&mut first, medium.start())?;
+        }
         let Some((header, label)) = parse_label(&first[..n]) else {
             // A damaged label does not take the jobs behind it away.
             return Self::without_label(medium);

@@ -1,8 +1,8 @@
 //! The door to the local filesystem: nodes restored with everything that belongs to them.
 //!
-//! One [`walk`] makes the directories and hands what is in them to workers through a bounded [`queue`]. A worker
-//! writes a file under a temporary name ([`target`]), in the same pass checks its digest ([`content`]), gives it its
-//! owner, attributes, mode and times ([`metadata`]) and only then its name: what has its name is complete. [`links`]
+//! One `walk` makes the directories and hands what is in them to workers through a bounded `queue`. A worker
+//! writes a file under a temporary name (`target`), in the same pass checks its digest (`content`), gives it its
+//! owner, attributes, mode and times (`metadata`) and only then its name: what has its name is complete. `links`
 //! makes hard links of what shares an inode number. A directory gets its own attributes when the last worker is done
 //! with it.
 //!

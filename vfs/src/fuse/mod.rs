@@ -1,9 +1,9 @@
 //! The FUSE door: a tree of nodes mounted read-only on a directory, for every program there is.
 //!
 //! [`mount`] returns at once; worker threads serve the kernel until somebody unmounts. The pieces:
-//! [`door`] answers the requests, [`directory`] the listings among them; [`inodes`] remembers the nodes that the
-//! kernel knows and [`handles`] the open files; [`workers`] keeps a slow volume from blocking anybody but its own
-//! readers; [`report`] tells the caller about failures without flooding; [`session`] ends it all cleanly.
+//! `door` answers the requests, `directory` the listings among them; `inodes` remembers the nodes that the
+//! kernel knows and `handles` the open files; `workers` keeps a slow volume from blocking anybody but its own
+//! readers; `report` tells the caller about failures without flooding; `session` ends it all cleanly.
 //!
 //! Permissions: a mount that other users can enter (`allow_other`) is one where the kernel enforces the stored
 //! owners, modes and ACLs. A mount that only its owner can enter is not restricted further: whoever made it can read

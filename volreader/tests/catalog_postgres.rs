@@ -12,7 +12,8 @@ use volreader::catalog;
 fn postgres() -> Option<(Server, std::path::PathBuf)> {
     let case = common::case("pgsql")?;
     let server = server::postgres()?;
-    server.sql("postgres", b"CREATE DATABASE bacula ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0");
+    server
+        .sql("postgres", b"CREATE DATABASE bacula ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0");
     let dump = server.dir().join("catalog.sql");
     assert!(expected::unpack(&case, "catalog.sql.zst", &dump));
     server.sql("bacula", &std::fs::read(dump).unwrap());

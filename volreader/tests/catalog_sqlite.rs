@@ -64,11 +64,11 @@ fn names_are_bytes() {
         let Some((_dir, file)) = unpacked(case) else { return };
         change(&file, "INSERT INTO Path (PathId, Path) VALUES (9001, CAST(x'2ffff02f' AS TEXT))");
         let sql = if is_9 {
-                "INSERT INTO Filename (FilenameId, Name) VALUES (9001, CAST(x'e42066' AS TEXT));
+            "INSERT INTO Filename (FilenameId, Name) VALUES (9001, CAST(x'e42066' AS TEXT));
                  INSERT INTO File (FileIndex, JobId, PathId, FilenameId, LStat, MD5) VALUES (7, 1, 9001, 9001, 'A', '0');
                  INSERT INTO File (FileIndex, JobId, PathId, FilenameId, LStat, MD5) VALUES (9, 1, 9001, 9001, 'B', '0')"
         } else {
-                "INSERT INTO File (FileIndex, JobId, PathId, Filename, LStat, MD5)
+            "INSERT INTO File (FileIndex, JobId, PathId, Filename, LStat, MD5)
                  VALUES (7, 1, 9001, CAST(x'e42066' AS TEXT), 'A', '0'), (9, 1, 9001, CAST(x'e42066' AS TEXT), 'B', '0')"
         };
         change(&file, sql);

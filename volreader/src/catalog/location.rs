@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use blockdev::{Error, Result};
 use zeroize::Zeroizing;
 
-const FORMS: &str = "sqlite:FILE, postgresql://USER:PASSWORD@HOST:PORT/DATABASE or mysql://USER:PASSWORD@HOST:PORT/DATABASE";
+const FORMS: &str =
+    "sqlite:FILE, postgresql://USER:PASSWORD@HOST:PORT/DATABASE or mysql://USER:PASSWORD@HOST:PORT/DATABASE";
 const DEFAULT_DATABASE: &str = "bacula";
 
 /// A catalog's URL.
@@ -48,9 +49,8 @@ impl Location {
     /// When it has none of the known forms.
     pub fn parse(url: &str) -> Result<Self> {
         // What is no URL may hold a password anywhere: messages show its scheme at most.
-        let (scheme, rest) = url
-            .split_once(':')
-            .ok_or_else(|| Error::invalid(format!("a catalog is named by a URL: {FORMS}")))?;
+        let (scheme, rest) =
+            url.split_once(':').ok_or_else(|| Error::invalid(format!("a catalog is named by a URL: {FORMS}")))?;
         match scheme {
             "sqlite" => {
                 let path = rest.strip_prefix("//").unwrap_or(rest);

@@ -8,7 +8,7 @@
 //! Calls block; they must not be made on a thread that drives an asynchronous runtime.
 
 mod location;
-//mod mysql;
+mod mysql;
 mod postgres;
 mod query;
 mod row;
@@ -188,6 +188,6 @@ pub fn open(url: &str) -> Result<Arc<dyn Catalog>> {
     Ok(match place {
         location::Place::Sqlite(path) => Arc::new(Sql::open(shown, sqlite::Sqlite { path })?),
         location::Place::Postgres(server) => Arc::new(Sql::open(shown, postgres::Postgres { server })?),
-        location::Place::Mysql(_) => return Err(blockdev::Error::unsupported("not yet")),
+        location::Place::Mysql(server) => Arc::new(Sql::open(shown, mysql::Mysql { server })?),
     })
 }

@@ -151,11 +151,7 @@ impl Row for postgres::Row {
 }
 
 impl ToSql for Param<'_> {
-    fn to_sql(
-        &self,
-        _: &Type,
-        out: &mut BytesMut,
-    ) -> std::result::Result<IsNull, Box<dyn StdError + Sync + Send>> {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> std::result::Result<IsNull, Box<dyn StdError + Sync + Send>> {
         match self {
             Self::Int(number) => out.extend_from_slice(&number.to_be_bytes()),
             Self::Name(bytes) => out.extend_from_slice(bytes),

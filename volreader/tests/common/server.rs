@@ -19,17 +19,20 @@ pub struct Server {
     dir: tempfile::TempDir,
     command: fn(&Path, u16) -> Command,
     client: fn(&Path, u16, &str) -> Command,
+    /// What makes it end at once.
+    signal: &'static str,
     child: Option<Child>,
 }
 
 impl Server {
     fn new(
         dir: tempfile::TempDir,
+        signal: &'static str,
         command: fn(&Path, u16) -> Command,
         client: fn(&Path, u16, &str) -> Command,
     ) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut server = Self { port, dir, command, client, child: None };
+        let mut server = Self { port, dir, command, client, signal, child: None };
         server.start();
         server
     }
@@ -47,7 +50,13 @@ impl Server {
         self.child = Some(command.spawn().unwrap());
         for _ in 0..600 {
             let answers = TcpStream::connect(("127.0.0.1", self.port)).is_ok()
-                && self.client_for("").stdout(Stdio::null()).stderr(Stdio::null()).stdin(Stdio::null()).status().is_ok_and(|s| s.success());
+                && self
+                    .client_for("")
+                    .stdout(Stdio::null())
+                    .stderr(Stdio::null())
+                    .stdin(Stdio::null())
+                    .status()
+                    .is_ok_and(|s| s.success());
             if answers {
                 return;
             }
@@ -60,7 +69,7 @@ impl Server {
     pub fn stop(&mut self) {
         if let Some(mut child) = self.child.take() {
             // The server's own process is asked, so that it takes its children along.
-            let _ = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+            let _ = Command::new("kill").args([self.signal, &child.id().to_string()]).status();
             let _ = child.wait();
         }
     }
@@ -127,7 +136,9 @@ pub fn postgres() -> Option<Server> {
     let bin = postgres_folder()?;
     let dir = dir_of("postgres");
     let mut initdb = command_as("postgres", &bin.join("initdb"));
-    initdb.args(["-A", "trust", "-U", "postgres", "-E", "SQL_ASCII", "--no-locale", "-N", "-D"]).arg(dir.path().join("data"));
+    initdb
+        .args(["-A", "trust", "-U", "postgres", "-E", "SQL_ASCII", "--no-locale", "-N", "-D"])
+        .arg(dir.path().join("data"));
     assert!(initdb.current_dir("/").stdout(Stdio::null()).status().unwrap().success());
     let command = |dir: &Path, port: u16| {
         let mut postgres = command_as("postgres", &postgres_folder().unwrap().join("postgres"));
@@ -143,7 +154,7 @@ pub fn postgres() -> Option<Server> {
         psql.args(["-p", &port.to_string(), "-d", database, "-f", "-"]);
         psql
     };
-    Some(Server::new(dir, command, client))
+    Some(Server::new(dir, "-INT", command, client))
 }
 
 /// A MariaDB server with an empty database `bacula`, `None` when there is none here.
@@ -168,9 +179,11 @@ pub fn mariadb() -> Option<Server> {
     };
     let client = |dir: &Path, _: u16, database: &str| {
         let mut mariadb = Command::new("mariadb");
-        mariadb.args(["--no-defaults", "-u", "root", "--binary-mode"]).arg(format!("--socket={}", dir.join("socket").display()));
+        mariadb
+            .args(["--no-defaults", "-u", "root", "--binary-mode"])
+            .arg(format!("--socket={}", dir.join("socket").display()));
         mariadb.arg(database);
         mariadb
     };
-    Some(Server::new(dir, command, client))
+    Some(Server::new(dir, "-TERM", command, client))
 }

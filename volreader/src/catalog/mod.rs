@@ -8,8 +8,8 @@
 //! Calls block; they must not be made on a thread that drives an asynchronous runtime.
 
 mod location;
-//mod mysql;
-//mod postgres;
+mod mysql;
+mod postgres;
 mod query;
 mod row;
 mod sqlite;
@@ -187,6 +187,7 @@ pub fn open(url: &str) -> Result<Arc<dyn Catalog>> {
     let Location { shown, place } = Location::parse(url)?;
     Ok(match place {
         location::Place::Sqlite(path) => Arc::new(Sql::open(shown, sqlite::Sqlite { path })?),
-        _ => return Err(blockdev::Error::unsupported("not yet")),
+        location::Place::Postgres(server) => Arc::new(Sql::open(shown, postgres::Postgres { server })?),
+        location::Place::Mysql(server) => Arc::new(Sql::open(shown, mysql::Mysql { server })?),
     })
 }

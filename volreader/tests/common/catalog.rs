@@ -1,5 +1,7 @@
 //! What the tests of all catalog engines share: the catalogs of the corpus, and what must be in them.
 
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
 use std::{
     collections::{BTreeMap, HashMap},
     fs,
@@ -95,7 +97,8 @@ pub fn check(catalog: &dyn Catalog, case: &Path) -> usize {
     }
 
     let points = facts["restore_points"].as_array().unwrap();
-    points.iter().filter(|p| p["chain"].as_array().unwrap().len() == 1).map(|p| check_files(catalog, case, p)).sum()
+    let is_full = |p: &&Value| p["chain"].as_array().is_some_and(|chain| chain.len() == 1);
+    points.iter().filter(is_full).map(|p| check_files(catalog, case, p)).sum()
 }
 
 /// Whether a Full's rows are its manifest.
@@ -129,15 +132,14 @@ fn check_files(catalog: &dyn Catalog, case: &Path, point: &Value) -> usize {
             continue;
         };
         let stat = volreader::attributes::Stat::parse(&row.lstat).unwrap();
-        assert_eq!(Some(stat.mode), mode(entry), "{entry}");
+        // A device that was read has a content and no mode in its manifest.
+        if let Some(mode) = entry["mode"].as_str() {
+            assert_eq!(format!("{:06o}", stat.mode), mode, "{entry}");
+        }
         if entry["type"] == "file" {
             assert_eq!(Some(stat.size as u64), entry["size"].as_u64(), "{entry}");
         }
         compared += 1;
     }
     compared
-}
-
-fn mode(entry: &Value) -> Option<u32> {
-    u32::from_str_radix(entry["mode"].as_str()?, 8).ok()
 }

@@ -197,6 +197,15 @@ pub trait File: Inode {
     ///
     /// When it cannot be read.
     fn digest(&self) -> Result<Option<StoredDigest>>;
+
+    /// Alternate data streams of the file (Windows), by name: kept beside it as `name:stream`.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be found.
+    fn alternate_streams(&self) -> Result<Vec<(Vec<u8>, Node)>> {
+        Ok(Vec::new())
+    }
 }
 
 /// A symbolic link.

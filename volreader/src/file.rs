@@ -16,6 +16,7 @@ use crate::{
         pieces::{PieceSource, Pieces, Place},
         raw::RawStream,
         verbatim::{Plain, Sparse},
+        windows,
     },
     crypto::pki::KeyRing,
     digest,
@@ -62,6 +63,8 @@ pub struct Metadata {
 pub struct Content {
     /// The bytes.
     pub bytes: Arc<dyn ReadAt>,
+    /// The whole BackupRead stream, for files of Windows clients; `bytes` are its main data.
+    pub backup_read: Option<Arc<dyn ReadAt>>,
     /// How they are stored; `None` for a file without data.
     pub kind: Option<DataKind>,
     /// Behind the last data record.
@@ -137,7 +140,7 @@ impl StoredFile {
             Ok(matches!(record.id().kind(), StreamKind::Data(k) if !k.resource_fork))
         })?;
         let Some(first) = first else {
-            return Ok(Content { bytes: Arc::new(Vec::new()), kind: None, end: cursor.pos() });
+            return Ok(Content { bytes: Arc::new(Vec::new()), backup_read: None, kind: None, end: cursor.pos() });
         };
         let StreamKind::Data(kind) = first.id().kind() else { return Err(Error::damaged("the data is gone")) };
         if first.id().is_dedup() {
@@ -146,9 +149,11 @@ impl StoredFile {
             ));
         }
         let (bytes, end) = self.content(&first, kind, size, session_key.as_deref(), keys)?;
-        let bytes =
-            if kind.win32 && !first.id().is_portable() { crate::content::windows::main_data(bytes)? } else { bytes };
-        Ok(Content { bytes, kind: Some(kind), end })
+        if !kind.win32 || first.id().is_portable() {
+            return Ok(Content { bytes, backup_read: None, kind: Some(kind), end });
+        }
+        let main = windows::main_data(Arc::clone(&bytes))?;
+        Ok(Content { bytes: main, backup_read: Some(bytes), kind: Some(kind), end })
     }
 
     fn content(

@@ -17,7 +17,9 @@ use blockdev::{Error, ErrorKind, ExtentKind, ReadAt, Result};
 use parking_lot::{Condvar, Mutex};
 use rustix::fd::{AsFd, OwnedFd};
 
-use super::{Run, digest::Hasher, target::failed};
+use volreader::digest::Hasher;
+
+use super::{Run, target::failed};
 
 /// Bytes read at once.
 const CHUNK: usize = 512 << 10;

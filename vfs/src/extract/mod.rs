@@ -10,7 +10,6 @@
 //! open; symbolic links, whether restored or found there, are never followed.
 
 mod content;
-mod digest;
 mod links;
 mod metadata;
 mod queue;

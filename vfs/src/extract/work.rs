@@ -14,13 +14,14 @@ use rustix::{
 use super::{
     Run, Verify,
     content::{self, Shared},
-    digest::Hasher,
     links::{Claim, Links},
     metadata::{self, Object, Wanted},
     queue::{Queue, Work},
     summary::Failure,
     target::TargetDir,
 };
+use volreader::digest::Hasher;
+
 use crate::node::{Attributes, File, Kind, Node, StoredDigest};
 
 /// An entry to make.
@@ -68,13 +69,43 @@ impl<'a> Worker<'_, 'a> {
 
     fn begin(&self, job: &Job<'a>) {
         let tally = &self.run.tally;
-        match self.entry(job) {
+        let outcome = self.entry(job);
+        if matches!(outcome, Ok(Made::Whole | Made::Partly(_))) {
+            self.beside(job);
+        }
+        match outcome {
             Ok(Made::Whole) => tally.restored(if job.attributes.kind == Kind::File { job.attributes.size } else { 0 }),
             Ok(Made::Partly(failure)) => tally.partly(failure),
             Ok(Made::Kept) => tally.kept(),
             Err(e) => tally.fail_whole(job.dir.path_of(&job.name), &e),
         }
         self.run.progress.done(1, 0);
+    }
+
+    /// Write a file's alternate data streams beside it, as `name:stream`.
+    fn beside(&self, job: &Job<'a>) {
+        let Node::File(file) = &job.node else { return };
+        let streams = match file.alternate_streams() {
+            Ok(streams) => streams,
+            Err(e) => {
+                let path = job.dir.path_of(&job.name);
+                return self.run.tally.warn(format!("{}: alternate data streams: {e}", path.escape_ascii()));
+            }
+        };
+        for (stream, node) in streams {
+            let name = [&job.name, &b":"[..], &stream].concat();
+            if !crate::node::is_name(&name) {
+                let path = job.dir.path_of(&job.name).escape_ascii().to_string();
+                self.run.tally.warn(format!(
+                    "{path}: alternate data stream '{}' has no name that can be shown",
+                    stream.escape_ascii()
+                ));
+                continue;
+            }
+            if let Ok(attributes) = node.inode().attributes() {
+                self.begin(&Job { node, attributes, dir: Arc::clone(&job.dir), name });
+            }
+        }
     }
 
     fn entry(&self, job: &Job<'a>) -> Result<Made> {
@@ -147,7 +178,7 @@ impl<'a> Worker<'_, 'a> {
         let (temporary, out) = job.dir.temporary("cannot make the file", create)?;
         content::set_size(&out, content.size())?;
         let stored = self.digest(file, &path);
-        let (bad, digest) = match stored.as_ref().and_then(|d| self.hasher(d, &path)) {
+        let (bad, digest) = match stored.as_ref().map(|d| Hasher::new(d.algorithm)) {
             None if self.run.workers > 1 && Shared::worth(content.size()) => {
                 let duplicate = out.try_clone().map_err(|e| Error::io("cannot keep the file open", e))?;
                 let shared = Arc::new(Shared::new(content, duplicate));
@@ -183,14 +214,5 @@ impl<'a> Worker<'_, 'a> {
             self.run.tally.warn(format!("{}: content not verified: {e}", path().escape_ascii()));
             None
         })
-    }
-
-    fn hasher(&self, digest: &StoredDigest, path: &dyn Fn() -> Vec<u8>) -> Option<Hasher> {
-        let hasher = Hasher::new(digest.algorithm);
-        if hasher.is_none() {
-            let algorithm = digest.algorithm;
-            self.run.tally.warn(format!("{}: content not verified: {algorithm:?} is unknown", path().escape_ascii()));
-        }
-        hasher
     }
 }

@@ -259,6 +259,13 @@ impl Job {
         !self.facts.streams.is_empty() && !self.streams().any(|(id, _)| carries(id.kind()))
     }
 
+    /// Whether files of the job may hold Windows BackupRead data.
+    #[must_use]
+    pub fn has_backup_read(&self) -> bool {
+        let carries = |k| matches!(k, StreamKind::Data(d) if d.win32);
+        self.facts.streams.is_empty() || self.streams().any(|(id, _)| carries(id.kind()))
+    }
+
     /// Streams with their totals, for listings.
     pub fn streams(&self) -> impl Iterator<Item = (StreamId, StreamTotal)> + '_ {
         let of = |(number, records, bytes): &(u16, u64, u64)| {

@@ -1,17 +1,17 @@
-//! The main data of a Windows file out of its BackupRead stream.
+//! A Windows file's main data and alternate data streams out of its BackupRead stream.
 
 use std::sync::Arc;
 
 use blockdev::{Error, ErrorKind, Extent, ExtentKind, MappedRun, ReadAt, Result};
 
-use crate::codec::win32::{Demuxer, Payload};
+use crate::codec::win32::{Demuxer, Found, Payload};
 
 /// Payloads of one file: alternate streams and sparse blocks.
 const MAX_PAYLOADS: usize = 1 << 20;
 /// What is read to find headers; payloads are stepped over.
 const HEADER_CHUNK: usize = 4096;
 
-/// A stretch of main data: offset in the file, place in the BackupRead stream, length.
+/// A stretch of a stream's data: offset in the file, place in the BackupRead stream, length.
 #[derive(Debug, Clone, Copy)]
 struct Stretch {
     offset: u64,
@@ -19,22 +19,44 @@ struct Stretch {
     len: u64,
 }
 
-/// The main data as a file.
-struct MainData {
+/// One stream's data as a file.
+struct Part {
     stream: Arc<dyn ReadAt>,
     stretches: Vec<Stretch>,
     size: u64,
 }
 
-/// Find the main data in `stream`, reading headers only.
+/// The main data in `stream`.
 ///
 /// # Errors
 ///
 /// When the stream cannot be read or is none of BackupRead's.
 pub fn main_data(stream: Arc<dyn ReadAt>) -> Result<Arc<dyn ReadAt>> {
+    let main = payloads(stream.as_ref())?.into_iter().filter(|f| f.payload == Payload::Main);
+    part(stream, main)
+}
+
+/// The alternate data streams in `stream`, by name.
+///
+/// # Errors
+///
+/// As [`main_data`].
+pub fn alternate_data(stream: &Arc<dyn ReadAt>) -> Result<Vec<(Vec<u8>, Arc<dyn ReadAt>)>> {
+    let mut named: Vec<(Vec<u8>, Vec<Found>)> = Vec::new();
+    for found in payloads(stream.as_ref())?.into_iter().filter(|f| f.payload == Payload::Alternate) {
+        // A sparse block goes on with the stream before it.
+        match named.iter_mut().find(|(name, _)| found.name.is_empty() || *name == found.name) {
+            Some((_, parts)) => parts.push(found),
+            None => named.push((found.name.clone(), vec![found])),
+        }
+    }
+    named.into_iter().map(|(name, parts)| Ok((name, part(Arc::clone(stream), parts.into_iter())?))).collect()
+}
+
+/// Find the payloads in `stream`, reading headers only.
+fn payloads(stream: &dyn ReadAt) -> Result<Vec<Found>> {
     let mut demuxer = Demuxer::new();
-    let mut stretches = Vec::new();
-    let mut size = 0;
+    let mut found = Vec::new();
     let mut buf = vec![0; HEADER_CHUNK];
     let end = stream.size();
     while demuxer.position() < end {
@@ -44,30 +66,32 @@ pub fn main_data(stream: Arc<dyn ReadAt>) -> Result<Arc<dyn ReadAt>> {
         if n == 0 {
             break;
         }
-        let mut found = Vec::new();
         demuxer.feed(&buf[..n], |f| found.push(f))?;
-        for f in found.into_iter().filter(|f| f.payload == Payload::Main) {
-            let stop = f
-                .offset
-                .checked_add(f.len)
-                .ok_or_else(|| Error::damaged("a BackupRead offset is beyond all limits"))?;
-            size = size.max(stop);
-            stretches.push(Stretch {
-                offset: f.offset,
-                position: f.position,
-                len: f.len.min(end.saturating_sub(f.position)),
-            });
-        }
-        if stretches.len() > MAX_PAYLOADS {
+        if found.len() > MAX_PAYLOADS {
             return Err(Error::new(ErrorKind::Limit, "the file's BackupRead data has too many parts"));
         }
     }
-    stretches.retain(|s| s.len > 0);
-    stretches.sort_unstable_by_key(|s| s.offset);
-    Ok(Arc::new(MainData { stream, stretches, size }))
+    Ok(found)
 }
 
-impl MainData {
+/// The file that `parts` of `stream` are.
+fn part(stream: Arc<dyn ReadAt>, parts: impl Iterator<Item = Found>) -> Result<Arc<dyn ReadAt>> {
+    let (end, mut size, mut stretches) = (stream.size(), 0, Vec::new());
+    for f in parts {
+        let stop = f.offset.checked_add(f.len);
+        size = size.max(stop.ok_or_else(|| Error::damaged("a BackupRead offset is beyond all limits"))?);
+        stretches.push(Stretch {
+            offset: f.offset,
+            position: f.position,
+            len: f.len.min(end.saturating_sub(f.position)),
+        });
+    }
+    stretches.retain(|s| s.len > 0);
+    stretches.sort_unstable_by_key(|s| s.offset);
+    Ok(Arc::new(Part { stream, stretches, size }))
+}
+
+impl Part {
     /// The stretch at `offset`, or where the next one starts.
     fn at(&self, offset: u64) -> (Option<&Stretch>, u64) {
         let i = self.stretches.partition_point(|s| s.offset <= offset);
@@ -76,7 +100,7 @@ impl MainData {
     }
 }
 
-impl ReadAt for MainData {
+impl ReadAt for Part {
     fn size(&self) -> u64 {
         self.size
     }

@@ -36,12 +36,15 @@ pub fn main_data(stream: Arc<dyn ReadAt>) -> Result<Arc<dyn ReadAt>> {
     part(stream, main)
 }
 
+/// An alternate data stream: its name and its bytes.
+pub type Alternate = (Vec<u8>, Arc<dyn ReadAt>);
+
 /// The alternate data streams in `stream`, by name.
 ///
 /// # Errors
 ///
 /// As [`main_data`].
-pub fn alternate_data(stream: &Arc<dyn ReadAt>) -> Result<Vec<(Vec<u8>, Arc<dyn ReadAt>)>> {
+pub fn alternate_data(stream: &Arc<dyn ReadAt>) -> Result<Vec<Alternate>> {
     let mut named: Vec<(Vec<u8>, Vec<Found>)> = Vec::new();
     for found in payloads(stream.as_ref())?.into_iter().filter(|f| f.payload == Payload::Alternate) {
         // A sparse block goes on with the stream before it.

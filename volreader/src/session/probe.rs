@@ -123,9 +123,18 @@ impl Prober {
         Ok(None)
     }
 
+    /// Our first block in `range`. Blocks of jobs that were written at the same time may come before it: a range
+    /// begins where the volume stood when the job began.
     fn first(&self, range: &Range) -> Result<Option<Hit>> {
-        let header = self.header(range, range.media.start)?;
-        Ok(header.filter(|h| h.session == self.session).map(|header| Hit { address: range.media.start, header }))
+        let mut address = range.media.start;
+        while address <= range.media.end {
+            let Some(header) = self.header(range, address)? else { return Ok(None) };
+            if header.session == self.session {
+                return Ok(Some(Hit { address, header }));
+            }
+            address += u64::from(header.len);
+        }
+        Ok(None)
     }
 
     fn first_number(&self, range: &Range) -> Result<Option<u32>> {

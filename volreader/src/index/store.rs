@@ -25,7 +25,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::{builder::Builder, table::Table};
 
 /// The number is raised whenever what a scan finds out, or its form, changes: older indexes are then made again.
-const MAGIC: &[u8; 8] = b"rvindex4";
+const MAGIC: &[u8; 8] = b"rvindex5";
 const TRAILER_LEN: u64 = 32;
 /// Bytes of all indexes in one cache folder; the oldest are removed beyond.
 const MAX_KEPT: u64 = 4 << 30;

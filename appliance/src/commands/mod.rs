@@ -39,11 +39,13 @@ pub fn run(cli: &Cli) -> Result<u8> {
         Command::Man { folder } => manual(folder).map(|()| 0),
         Command::Jobs => jobs::run(cli),
         Command::Ls { paths, long, recursive } => ls::run(cli, paths, ls::How { long: *long, recursive: *recursive }),
-        Command::Cat { path, offset, length } => cat::run(cli, path, *offset, *length),
+        Command::Cat { path, offset, length } => cat::run(cli, path.as_deref().unwrap_or_default(), *offset, *length),
         Command::Extract { paths, output, keep_existing, no_digests, workers } => {
             extract::run(cli, paths, output, *keep_existing, *no_digests, *workers)
         }
-        Command::Mount { mountpoint, foreground, threads } => mount::run(cli, mountpoint, *foreground, *threads),
+        Command::Mount { mountpoint, foreground, threads } => {
+            mount::run(cli, mountpoint.as_deref().unwrap_or(Path::new("")), *foreground, *threads)
+        }
         Command::Verify { paths } => verify::run(cli, paths),
     }
 }

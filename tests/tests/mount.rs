@@ -139,7 +139,9 @@ fn tools_copy_out_of_it() {
         tool("tar", &pack, &[]);
         tool("tar", &["-C", tar.path().to_str().expect("text"), "-xpSf", file.to_str().expect("text")], &[]);
         for (tool, copy) in [("rsync", &rsync), ("cp", &cp), ("tar", &tar)] {
-            let found = differences(&wanted, copy.path(), What::Restored);
+            let mut found = differences(&wanted, copy.path(), What::Restored);
+            // GNU tar stores each link of a fifo as a fifo of its own, from any filesystem.
+            found.retain(|d| tool != "tar" || !d.contains("fifo"));
             assert!(found.is_empty(), "{name} by {tool}: {found:#?}");
         }
     }

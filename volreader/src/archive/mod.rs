@@ -139,6 +139,14 @@ impl Archive {
         Ok(archive)
     }
 
+    /// When the volumes (files and folders as named) were last changed, seconds since 1970.
+    #[must_use]
+    pub fn modified_seconds(&self) -> i64 {
+        use std::os::unix::fs::MetadataExt;
+        let times = self.options.volumes.iter().filter_map(|p| p.metadata().ok()).map(|m| m.mtime());
+        times.max().unwrap_or(0)
+    }
+
     /// The keys of encrypted files.
     #[must_use]
     pub const fn keys(&self) -> &KeyRing {

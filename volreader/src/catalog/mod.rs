@@ -191,3 +191,44 @@ pub fn open(url: &str) -> Result<Arc<dyn Catalog>> {
         location::Place::Mysql(server) => Arc::new(Sql::open(shown, mysql::Mysql { server })?),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        net::TcpListener,
+        time::{Duration, Instant},
+    };
+
+    use blockdev::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn a_server_that_accepts_and_never_answers() {
+        // The kernel accepts; nobody ever reads.
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = silent.local_addr().unwrap().port();
+        for scheme in ["postgresql", "mysql"] {
+            let Location { shown, place } =
+                Location::parse(&format!("{scheme}://u:s3cret@127.0.0.1:{port}/b")).unwrap();
+            let begin = Instant::now();
+            let patience = Duration::from_millis(200);
+            let error = match place {
+                location::Place::Postgres(mut server) => {
+                    server.patience = patience;
+                    Sql::open(shown, postgres::Postgres { server }).err().unwrap()
+                }
+                location::Place::Mysql(mut server) => {
+                    server.patience = patience;
+                    Sql::open(shown, mysql::Mysql { server }).err().unwrap()
+                }
+                location::Place::Sqlite(_) => panic!("no server"),
+            };
+            assert!(begin.elapsed() < Duration::from_secs(10), "{scheme}: {:?}", begin.elapsed());
+            assert_eq!(error.kind(), ErrorKind::Io);
+            let text = error.to_string();
+            assert!(text.contains("cannot connect") && text.ends_with("the server does not answer"), "{text}");
+            assert!(!text.contains("s3cret"), "{text}");
+        }
+    }
+}

@@ -1,8 +1,8 @@
 //! A Bacula catalog, read only: which jobs ran, where on which volume their blocks are, which files they hold.
 //!
 //! SQLite, PostgreSQL and MySQL/MariaDB catalogs of Bacula 9.6 (schema version 16) to 15 (1026) are read, by one
-//! set of queries ([`query`]) that differs between the engines only in how a column is asked for. An engine
-//! ([`sqlite`], [`postgres`], [`mysql`]) knows how to connect without being able to write, and how to hand out rows
+//! set of queries (`query`) that differs between the engines only in how a column is asked for. An engine
+//! (`sqlite`, `postgres`, `mysql`) knows how to connect without being able to write, and how to hand out rows
 //! one by one. Names are the bytes that the file daemon sent; no engine decodes them on the way.
 //!
 //! Calls block; they must not be made on a thread that drives an asynchronous runtime.

@@ -6,12 +6,13 @@ mod expected;
 
 use std::{
     fs,
+    io::{BufRead, BufReader, Write},
     os::unix::{
         fs::{MetadataExt, PermissionsExt},
         process::CommandExt,
     },
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     sync::mpsc,
     time::Duration,
 };
@@ -107,8 +108,19 @@ fn rows_that_are_no_data() {
 fn a_catalog_in_a_folder_that_cannot_be_written() {
     const CHILD: &str = "CATALOG_OF_A_CHILD";
     if let Some(file) = std::env::var_os(CHILD) {
-        let jobs = catalog::open(&url(Path::new(&file))).map(|catalog| catalog.jobs().unwrap().len());
-        println!("{}", jobs.map_or_else(|e| e.to_string(), |n| format!("{n} jobs")));
+        match catalog::open(&url(Path::new(&file))) {
+            // Once now, and once more with each line that is sent.
+            Ok(catalog) => {
+                println!("{} jobs", catalog.jobs().unwrap().len());
+                for _ in std::io::stdin().lines() {
+                    println!(
+                        "{}",
+                        catalog.jobs().map_or_else(|e| e.to_string(), |jobs| format!("{} jobs", jobs.len()))
+                    );
+                }
+            }
+            Err(error) => println!("{error}"),
+        }
         return;
     }
     let Some((dir, file)) = unpacked("chain-accurate") else { return };
@@ -118,18 +130,31 @@ fn a_catalog_in_a_folder_that_cannot_be_written() {
     let program = dir.path().join("test");
     fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
     let is_root = fs::metadata("/proc/self").unwrap().uid() == 0;
-    let read = || {
+    let reader = || {
         let mut child = Command::new(&program);
         child.args(["--exact", "a_catalog_in_a_folder_that_cannot_be_written", "--nocapture"]).env(CHILD, &file);
         if is_root {
             child.uid(65534).gid(65534);
         }
-        String::from_utf8(child.output().unwrap().stdout).unwrap()
+        child.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
     };
+    let read = || String::from_utf8(reader().wait_with_output().unwrap().stdout).unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o555)).unwrap();
     let clean = read();
-    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     assert!(clean.contains("4 jobs"), "{clean}");
+
+    // A Director elsewhere, who may write there, adds a job while the catalog is open.
+    let mut child = reader();
+    let mut said = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(said.any(|line| line.contains("4 jobs")));
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    change(&file, "DELETE FROM Job WHERE JobId = 7");
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o555)).unwrap();
+    child.stdin.take().unwrap().write_all(b"again\n").unwrap();
+    let again: Vec<_> = said.collect();
+    assert!(again.iter().any(|line| line.contains("3 jobs")), "{again:?}");
+    assert!(child.wait().unwrap().success());
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
 
     // With changes that are not merged, reading the file alone would tell an old state, or none.
     let wal = dir.path().join("bacula #1?.db-wal");

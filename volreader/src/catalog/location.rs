@@ -1,6 +1,6 @@
 //! Where a catalog is: its URL taken apart, and the form of it that may be shown.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use blockdev::{Error, Result};
 use zeroize::Zeroizing;
@@ -8,6 +8,8 @@ use zeroize::Zeroizing;
 const FORMS: &str =
     "sqlite:FILE, postgresql://USER:PASSWORD@HOST:PORT/DATABASE or mysql://USER:PASSWORD@HOST:PORT/DATABASE";
 const DEFAULT_DATABASE: &str = "bacula";
+/// Long enough for the first row of any query here, short enough to tell a server that hangs.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A catalog's URL.
 pub struct Location {
@@ -39,6 +41,8 @@ pub struct Server {
     pub password: Option<Zeroizing<String>>,
     /// Database.
     pub database: String,
+    /// How long it may keep us waiting for a word; one that accepts a connection may still never answer.
+    pub patience: Duration,
 }
 
 impl Location {
@@ -100,6 +104,7 @@ impl Server {
                 None => std::env::var(password_variable).ok().map(Zeroizing::new),
             },
             database: Some(decode(database)?).filter(|d| !d.is_empty()).unwrap_or_else(|| DEFAULT_DATABASE.into()),
+            patience: PATIENCE,
         };
         for option in options.split('&').filter(|o| !o.is_empty()) {
             match option.split_once('=') {

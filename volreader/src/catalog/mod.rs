@@ -1,8 +1,8 @@
 //! A Bacula catalog, read only: which jobs ran, where on which volume their blocks are, which files they hold.
 //!
 //! SQLite, PostgreSQL and MySQL/MariaDB catalogs of Bacula 9.6 (schema version 16) to 15 (1026) are read, by one
-//! set of queries ([`query`]) that differs between the engines only in how a column is asked for. An engine
-//! ([`sqlite`], [`postgres`], [`mysql`]) knows how to connect without being able to write, and how to hand out rows
+//! set of queries (`query`) that differs between the engines only in how a column is asked for. An engine
+//! (`sqlite`, `postgres`, `mysql`) knows how to connect without being able to write, and how to hand out rows
 //! one by one. Names are the bytes that the file daemon sent; no engine decodes them on the way.
 //!
 //! Calls block; they must not be made on a thread that drives an asynchronous runtime.
@@ -190,4 +190,45 @@ pub fn open(url: &str) -> Result<Arc<dyn Catalog>> {
         location::Place::Postgres(server) => Arc::new(Sql::open(shown, postgres::Postgres { server })?),
         location::Place::Mysql(server) => Arc::new(Sql::open(shown, mysql::Mysql { server })?),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        net::TcpListener,
+        time::{Duration, Instant},
+    };
+
+    use blockdev::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn a_server_that_accepts_and_never_answers() {
+        // The kernel accepts; nobody ever reads.
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = silent.local_addr().unwrap().port();
+        for scheme in ["postgresql", "mysql"] {
+            let Location { shown, place } =
+                Location::parse(&format!("{scheme}://u:s3cret@127.0.0.1:{port}/b")).unwrap();
+            let begin = Instant::now();
+            let patience = Duration::from_millis(200);
+            let error = match place {
+                location::Place::Postgres(mut server) => {
+                    server.patience = patience;
+                    Sql::open(shown, postgres::Postgres { server }).err().unwrap()
+                }
+                location::Place::Mysql(mut server) => {
+                    server.patience = patience;
+                    Sql::open(shown, mysql::Mysql { server }).err().unwrap()
+                }
+                location::Place::Sqlite(_) => panic!("no server"),
+            };
+            assert!(begin.elapsed() < Duration::from_secs(10), "{scheme}: {:?}", begin.elapsed());
+            assert_eq!(error.kind(), ErrorKind::Io);
+            let text = error.to_string();
+            assert!(text.contains("cannot connect") && text.ends_with("the server does not answer"), "{text}");
+            assert!(!text.contains("s3cret"), "{text}");
+        }
+    }
 }

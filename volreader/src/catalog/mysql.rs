@@ -2,22 +2,20 @@
 //!
 //! All names of a Bacula schema are BLOBs there, and the session's character set is `binary`: nothing is converted.
 
-use std::time::Duration;
+use std::{error::Error as StdError, io};
 
 use blockdev::{Error, ErrorKind, Result};
 use mysql::{Conn, Opts, OptsBuilder, Value, prelude::Queryable};
 
 use super::{
     location::Server,
-    query::{EachRow, Engine, Failure, Param},
+    query::{
+        CONNECT_TIMEOUT, EachRow, Engine, Failure, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, NO_ANSWER,
+        Param,
+    },
     row::{Column, Kind, Row},
 };
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// A server that answers nothing at all for about a minute is given up.
-const KEEPALIVE_MS: u32 = 30_000;
-const KEEPALIVE_INTERVAL_SECS: u32 = 10;
-const KEEPALIVE_COUNT: u32 = 3;
 /// Where a server on this machine has its socket; tried when the URL names no host.
 const SOCKET: &str = "/run/mysqld/mysqld.sock";
 const DEFAULT_USER: &str = "bacula";
@@ -49,9 +47,11 @@ impl Mysql {
             .db_name(Some(&server.database))
             .init(vec!["SET NAMES binary", "SET SESSION TRANSACTION READ ONLY"])
             .tcp_connect_timeout(Some(CONNECT_TIMEOUT))
-            .tcp_keepalive_time_ms(Some(KEEPALIVE_MS))
-            .tcp_keepalive_probe_interval_secs(Some(KEEPALIVE_INTERVAL_SECS))
-            .tcp_keepalive_probe_count(Some(KEEPALIVE_COUNT));
+            .read_timeout(Some(server.patience))
+            .write_timeout(Some(server.patience))
+            .tcp_keepalive_time_ms(u32::try_from(KEEPALIVE_IDLE.as_millis()).ok())
+            .tcp_keepalive_probe_interval_secs(u32::try_from(KEEPALIVE_INTERVAL.as_secs()).ok())
+            .tcp_keepalive_probe_count(Some(KEEPALIVE_PROBES));
         options = match socket {
             Some(path) => options.socket(Some(path)),
             None => options.ip_or_hostname(Some(&server.host)),
@@ -77,7 +77,7 @@ impl Engine for Mysql {
                 }
                 _ => (ErrorKind::Io, "cannot connect; check that the server is up, its host and its port"),
             };
-            Error::new(kind, format!("catalog {shown}: {remedy}")).with_source(error)
+            Error::new(kind, format!("catalog {shown}: {remedy}")).with_source(cause(error))
         })
     }
 
@@ -138,8 +138,21 @@ impl From<&Param<'_>> for Value {
 impl From<mysql::Error> for Failure {
     fn from(error: mysql::Error) -> Self {
         match &error {
-            mysql::Error::MySqlError(e) if !CONNECTION_ENDED.contains(&e.code) => Self::Refused(error.into()),
-            _ => Self::Lost(error.into()),
+            mysql::Error::MySqlError(e) if !CONNECTION_ENDED.contains(&e.code) => Self::Refused(cause(error)),
+            _ => Self::Lost(cause(error)),
         }
+    }
+}
+
+/// What to tell of `error`. A wait that took too long comes as the operating system's words for it, deep inside.
+fn cause(error: mysql::Error) -> Box<dyn StdError + Send + Sync> {
+    let io = match &error {
+        mysql::Error::IoError(io) => Some(io),
+        mysql::Error::CodecError(codec) => codec.source().and_then(|e| e.downcast_ref()),
+        _ => None,
+    };
+    match io.map(io::Error::kind) {
+        Some(io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => NO_ANSWER.into(),
+        _ => error.into(),
     }
 }

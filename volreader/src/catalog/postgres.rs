@@ -4,29 +4,31 @@
 //! and then the server refuses to send a name that is not valid in it; so the session is told to take `SQL_ASCII` as
 //! its own encoding too, and text goes to and fro as bytes that no one looks at. That holds for a database in UTF-8
 //! as well: its text arrives as it is stored.
+//!
+//! The library's blocking face has no bound on how long a server may stay silent, and reads a result to its end when
+//! it is dropped. So each connection has a small runtime of its own here, in which every wait has its bound.
 
-use std::{error::Error as StdError, time::Duration};
+use std::{error::Error as StdError, io, pin::pin};
 
 use blockdev::{Error, ErrorKind, Result};
 use bytes::BytesMut;
-use postgres::{
+use futures_util::TryStreamExt;
+use tokio::{runtime, runtime::Runtime, time};
+use tokio_postgres::{
     Client, Config, NoTls, Statement,
     error::SqlState,
-    fallible_iterator::FallibleIterator,
     types::{self, FromSql, IsNull, ToSql, Type},
 };
 
 use super::{
     location::Server,
-    query::{EachRow, Engine, Failure, Param},
+    query::{
+        CONNECT_TIMEOUT, EachRow, Engine, Failure, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, NO_ANSWER,
+        Param,
+    },
     row::{Column, Kind, Row},
 };
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// A server that answers nothing at all for about a minute is given up.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const KEEPALIVE_RETRIES: u32 = 3;
 /// Where servers on this machine have their sockets; tried when the URL names no host.
 const SOCKET_FOLDER: &str = "/var/run/postgresql";
 
@@ -40,10 +42,20 @@ pub struct Postgres {
 pub struct Connected {
     client: Client,
     statements: Vec<(String, Statement)>,
+    /// What drives the connection while something is waited for. Its end ends the connection at once.
+    runtime: Runtime,
+}
+
+/// Why the server did not do what it was asked.
+enum Problem {
+    /// It, or the library, says why.
+    Stated(tokio_postgres::Error),
+    /// It said nothing for too long, or nothing can be asked at all.
+    Io(io::Error),
 }
 
 impl Postgres {
-    fn client(&self) -> std::result::Result<Client, postgres::Error> {
+    fn config(&self) -> Config {
         let server = &self.server;
         let mut config = Config::new();
         match server.host.as_str() {
@@ -60,10 +72,33 @@ impl Postgres {
             .connect_timeout(CONNECT_TIMEOUT)
             .keepalives_idle(KEEPALIVE_IDLE)
             .keepalives_interval(KEEPALIVE_INTERVAL)
-            .keepalives_retries(KEEPALIVE_RETRIES);
-        let mut client = config.connect(NoTls)?;
-        client.batch_execute("SET default_transaction_read_only = on; SET client_encoding = 'SQL_ASCII'")?;
-        Ok(client)
+            .keepalives_retries(KEEPALIVE_PROBES);
+        config
+    }
+
+    fn connected(&self) -> std::result::Result<Connected, Problem> {
+        let config = self.config();
+        let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(Problem::Io)?;
+        let client = self.wait(&runtime, async {
+            let (client, connection) = config.connect(NoTls).await?;
+            // Its failure is told to whoever waits for an answer.
+            tokio::spawn(async { drop(connection.await) });
+            client.batch_execute("SET default_transaction_read_only = on; SET client_encoding = 'SQL_ASCII'").await?;
+            Ok(client)
+        })?;
+        Ok(Connected { client, statements: Vec::new(), runtime })
+    }
+
+    /// What `answer` gives, if the server gives it in time.
+    fn wait<T>(
+        &self,
+        runtime: &Runtime,
+        answer: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
+    ) -> std::result::Result<T, Problem> {
+        match runtime.block_on(async { time::timeout(self.server.patience, answer).await }) {
+            Ok(answer) => answer.map_err(Problem::Stated),
+            Err(_) => Err(Problem::Io(io::Error::new(io::ErrorKind::TimedOut, NO_ANSWER))),
+        }
     }
 }
 
@@ -71,8 +106,8 @@ impl Engine for Postgres {
     type Connection = Connected;
 
     fn connect(&self, shown: &str) -> Result<Connected> {
-        let client = self.client().map_err(|error| {
-            let (kind, remedy) = match error.code() {
+        self.connected().map_err(|problem| {
+            let (kind, remedy) = match problem.code() {
                 Some(&SqlState::INVALID_PASSWORD | &SqlState::INVALID_AUTHORIZATION_SPECIFICATION) => {
                     (ErrorKind::Locked, "the server does not let this user in; check user, password and pg_hba.conf")
                 }
@@ -81,9 +116,8 @@ impl Engine for Postgres {
                 }
                 _ => (ErrorKind::Io, "cannot connect; check that the server is up, its host and its port"),
             };
-            Error::new(kind, format!("catalog {shown}: {remedy}")).with_source(error)
-        })?;
-        Ok(Connected { client, statements: Vec::new() })
+            Error::new(kind, format!("catalog {shown}: {remedy}")).with_source(problem.into_cause())
+        })
     }
 
     fn query(
@@ -93,18 +127,19 @@ impl Engine for Postgres {
         params: &[Param<'_>],
         each: &mut EachRow<'_>,
     ) -> std::result::Result<(), Failure> {
-        let Connected { client, statements } = connected;
+        let Connected { client, statements, runtime } = connected;
         let statement = match statements.iter().find(|(known, _)| known == sql) {
             Some((_, statement)) => statement.clone(),
             None => {
-                let statement = client.prepare(sql)?;
+                let statement = self.wait(runtime, client.prepare(sql))?;
                 statements.push((sql.to_owned(), statement.clone()));
                 statement
             }
         };
         // Rows come as the server sends them, and it sends no faster than they are taken.
-        let mut rows = client.query_raw(&statement, params.iter().map(|p| p as &dyn ToSql))?;
-        while let Some(row) = rows.next()? {
+        let params = params.iter().map(|p| p as &dyn ToSql);
+        let mut rows = pin!(self.wait(runtime, client.query_raw(&statement, params))?);
+        while let Some(row) = self.wait(runtime, rows.try_next())? {
             each(&row)?;
         }
         Ok(())
@@ -139,7 +174,7 @@ impl<'a> FromSql<'a> for Bytes<'a> {
     }
 }
 
-impl Row for postgres::Row {
+impl Row for tokio_postgres::Row {
     fn int(&self, column: usize) -> Option<i64> {
         self.try_get(column).ok().flatten()
     }
@@ -166,14 +201,31 @@ impl ToSql for Param<'_> {
     types::to_sql_checked!();
 }
 
-impl From<postgres::Error> for Failure {
-    fn from(error: postgres::Error) -> Self {
-        match error.code() {
+impl Problem {
+    /// The server's code for it.
+    fn code(&self) -> Option<&SqlState> {
+        match self {
+            Self::Stated(error) => error.code(),
+            Self::Io(_) => None,
+        }
+    }
+
+    fn into_cause(self) -> Box<dyn StdError + Send + Sync> {
+        match self {
+            Self::Stated(error) => error.into(),
+            Self::Io(error) => error.into(),
+        }
+    }
+}
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        match problem.code() {
             // Bytes that text in this database cannot hold: a NUL, or what is not its encoding.
             Some(&SqlState::CHARACTER_NOT_IN_REPERTOIRE | &SqlState::UNTRANSLATABLE_CHARACTER) => Self::NoSuchName,
             // The server was told to end the connection, or is not up yet.
-            Some(code) if !code.code().starts_with("57P") => Self::Refused(error.into()),
-            _ => Self::Lost(error.into()),
+            Some(code) if !code.code().starts_with("57P") => Self::Refused(problem.into_cause()),
+            _ => Self::Lost(problem.into_cause()),
         }
     }
 }

@@ -6,6 +6,7 @@
 use std::{
     collections::HashMap,
     sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
 use blockdev::{Error, ErrorKind, Result};
@@ -15,6 +16,16 @@ use super::{
     row::{self, Column, Kind, Row},
 };
 
+/// The cause when a server kept us waiting for too long.
+pub const NO_ANSWER: &str = "the server does not answer";
+/// How long a server's machine may take to accept a connection.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// A machine that is gone without a word is noticed after about a minute, also by connections at rest.
+pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+/// See [`KEEPALIVE_IDLE`].
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// See [`KEEPALIVE_IDLE`].
+pub const KEEPALIVE_PROBES: u32 = 3;
 /// Connections at rest that are kept.
 const MAX_IDLE: usize = 4;
 

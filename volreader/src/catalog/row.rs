@@ -63,7 +63,7 @@ pub const MEDIA: [Column; 9] = [
     ("JobMedia.EndBlock", Kind::Int),
 ];
 
-/// The columns that [`file`] reads; the name is in the column that the schema has for it.
+/// The columns that [`file()`] reads; the name is in the column that the schema has for it.
 #[must_use]
 pub const fn file_columns(name: &'static str) -> [Column; 6] {
     [

@@ -26,16 +26,36 @@ pub struct Sqlite {
 /// An open database file.
 pub struct Opened {
     connection: Connection,
-    /// Device and inode: a file that was replaced is opened anew.
-    identity: (u64, u64),
+    /// Which file it is: one that was replaced is opened anew.
+    file: File,
+    /// SQLite was told that nobody writes, and looks for no changes: any change is a reason to open it anew.
+    is_immutable: bool,
+}
+
+/// A file, and its content as far as `stat` tells.
+#[derive(PartialEq, Eq)]
+struct File {
+    device: u64,
+    inode: u64,
+    size: u64,
+    /// Seconds and nanoseconds.
+    modified: (i64, i64),
+}
+
+impl File {
+    fn at(path: &Path) -> std::io::Result<Self> {
+        let m = path.metadata()?;
+        Ok(Self { device: m.dev(), inode: m.ino(), size: m.size(), modified: (m.mtime(), m.mtime_nsec()) })
+    }
 }
 
 impl Engine for Sqlite {
     type Connection = Opened;
 
     fn connect(&self, shown: &str) -> Result<Opened> {
-        let identity = identity(&self.path)
+        let file = File::at(&self.path)
             .map_err(|e| Error::io(format!("catalog {shown}: cannot open the file; check its name"), e))?;
+        let mut is_immutable = false;
         let connection = match open(self.path.as_os_str().as_bytes(), false) {
             Err(error) if needs_to_write(&error) => {
                 if let Some(left) = leftover(&self.path) {
@@ -46,6 +66,7 @@ impl Engine for Sqlite {
                     );
                     return Err(Error::new(ErrorKind::Locked, message).with_source(error));
                 }
+                is_immutable = true;
                 open(self.path.as_os_str().as_bytes(), true)
             }
             other => other,
@@ -61,11 +82,17 @@ impl Engine for Sqlite {
             };
             Error::new(kind, format!("catalog {shown}: {remedy}")).with_source(error)
         })?;
-        Ok(Opened { connection, identity })
+        Ok(Opened { connection, file, is_immutable })
     }
 
     fn is_current(&self, opened: &Opened) -> bool {
-        identity(&self.path).is_ok_and(|now| now == opened.identity)
+        File::at(&self.path).is_ok_and(|now| {
+            if opened.is_immutable {
+                now == opened.file && leftover(&self.path).is_none()
+            } else {
+                (now.device, now.inode) == (opened.file.device, opened.file.inode)
+            }
+        })
     }
 
     fn query(
@@ -148,10 +175,6 @@ fn open(path: &[u8], immutable: bool) -> rusqlite::Result<Connection> {
     connection.pragma_update(None, "query_only", true)?;
     connection.query_row("SELECT COUNT(*) FROM sqlite_master", [], |_| Ok(()))?;
     Ok(connection)
-}
-
-fn identity(path: &Path) -> std::io::Result<(u64, u64)> {
-    path.metadata().map(|m| (m.dev(), m.ino()))
 }
 
 /// Whether SQLite had to write something beside the file, and could not.

@@ -20,7 +20,8 @@ fn listing(revenant: &Revenant) -> (Vec<Value>, Value) {
     let mut tree = revenant.run(["ls", "-R", "--json"]).json();
     for entry in tree.as_array_mut().expect("an array") {
         // The top folders have the time at which the volume was last written to.
-        if entry["path"] == "jobs" || entry["path"] == "clients" {
+        let path = entry["path"].as_str().unwrap_or_default();
+        if path == "jobs" || (path.starts_with("clients") && path.split('/').count() < 4) {
             ["mtime", "atime", "ctime"].iter().for_each(|t| entry[*t] = Value::Null);
         }
     }

@@ -108,7 +108,8 @@ fn a_stock_bacula_and_this_program_agree() {
     let Some(lab) = Lab::up() else { return };
     let source = lab.0.join("src");
     fs::create_dir_all(source.join("sub")).expect("a folder");
-    fs::write(source.join("big"), (0..3_000_000u32).map(|i| (i * i >> 7) as u8).collect::<Vec<_>>()).expect("writing");
+    fs::write(source.join("big"), (0..3_000_000u32).map(|i| (i.wrapping_mul(i) >> 7) as u8).collect::<Vec<_>>())
+        .expect("writing");
     fs::write(source.join("sub/one"), "one").expect("writing");
     symlink("one", source.join("sub/link")).expect("a link");
     lab.run(&["define", "l", "--path", source.to_str().expect("text"), "--accurate", "--signature", "SHA256"]);

@@ -8,6 +8,7 @@ use std::{
     ops::Range,
     sync::{
         Arc,
+        atomic::{AtomicU64, Ordering},
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread::{self, JoinHandle},
@@ -51,10 +52,16 @@ pub(super) struct Bad {
     more: u64,
     /// The first reason.
     reason: Option<Error>,
-    failed_reads: u64,
+    /// Of the whole file: those who copy parts of it lose patience together.
+    failed_reads: Arc<AtomicU64>,
 }
 
 impl Bad {
+    /// Nothing yet, in a part of the same file.
+    fn of_another_part(&self) -> Self {
+        Self { failed_reads: Arc::clone(&self.failed_reads), ..Self::default() }
+    }
+
     fn add(&mut self, range: Range<u64>) {
         let known = self.ranges.len();
         match self.ranges.last_mut() {
@@ -65,12 +72,13 @@ impl Bad {
     }
 
     fn failed(&mut self, error: Error) {
-        self.failed_reads += 1;
+        self.failed_reads.fetch_add(1, Ordering::Relaxed);
         self.reason.get_or_insert(error);
     }
 
     fn granularity(&self) -> u64 {
-        GRANULARITY.iter().find(|(reads, _)| self.failed_reads < *reads).map_or(CHUNK as u64, |(_, piece)| *piece)
+        let failed = self.failed_reads.load(Ordering::Relaxed);
+        GRANULARITY.iter().find(|(reads, _)| failed < *reads).map_or(CHUNK as u64, |(_, piece)| *piece)
     }
 
     /// The ranges in order, a few, and in words why and how many more; `None` if all could be read.
@@ -98,7 +106,6 @@ impl Bad {
             self.add(range);
         }
         self.more += other.more;
-        self.failed_reads = self.failed_reads.max(other.failed_reads);
         self.reason = self.reason.take().or(other.reason);
     }
 }
@@ -377,8 +384,7 @@ impl Shared {
                 }
                 state.next = range.end;
                 state.active += 1;
-                // A part goes on where others have lost patience.
-                (range, Bad { failed_reads: state.bad.failed_reads, ..Bad::default() })
+                (range, state.bad.of_another_part())
             };
             let mut part = Part { shared: self, result: None };
             let tap = Tap::new(None, SHARE);

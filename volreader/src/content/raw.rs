@@ -162,8 +162,7 @@ impl RawStream {
             let (dest, tail) = rest.split_at_mut(len);
             rest = tail;
             let place = self.data.place(plan.number)?;
-            let place = place
-                .ok_or_else(|| Error::damaged(format!("the data of {} ends inside this file", self.data.label)))?;
+            let place = place.ok_or_else(|| self.data.ends("inside this file"))?;
             let verify = self.data.must_verify(plan.number);
             let volume = self.data.store().volume(place.volume)?;
             // Edges of unverified blocks and encrypted blocks go through the cache: the next read wants the rest.
@@ -179,8 +178,7 @@ impl RawStream {
 
     fn copy_from_cache(&self, plan: &Plan, dest: &mut [u8]) -> Result<()> {
         let block = self.data.block(plan.number)?;
-        let block =
-            block.ok_or_else(|| Error::damaged(format!("the data of {} ends inside this file", self.data.label)))?;
+        let block = block.ok_or_else(|| self.data.ends("inside this file"))?;
         let mut done = 0;
         for (&(at, expected), piece) in plan.headers.iter().zip(&plan.pieces) {
             let stored = block.bytes.get(at as usize..).and_then(record::Header::parse);

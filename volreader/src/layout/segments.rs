@@ -124,10 +124,7 @@ impl Segments {
         // The position may have been moved to the next block by looking.
         self.end = cursor.pos();
         if found.is_none() && hint.is_some_and(|h| h > self.len) {
-            return Err(Error::damaged(format!(
-                "the data of {} ends here: it was cut off, or goes on in a volume not at hand",
-                data.label
-            )));
+            return Err(data.ends("here"));
         }
         let Some(record) = found.filter(|r| r.file_index == self.file_index && r.stream == self.stream) else {
             return Ok(false);

@@ -109,7 +109,7 @@ impl<'a> Cursor<'a> {
         }
         let mut payload = Vec::with_capacity(record.len as usize);
         Cursor::new(data, record.pos).payload_parts(record, &mut |block, offset, len| {
-            let block = data.block(block)?.ok_or_else(|| Error::damaged("the job's data ends inside a record"))?;
+            let block = data.block(block)?.ok_or_else(|| data.ends("inside a record"))?;
             let part = block.bytes.get(offset as usize..(offset + len) as usize);
             payload.extend_from_slice(part.ok_or_else(|| Error::damaged("a record goes over the end of its block"))?);
             Ok(())
@@ -152,7 +152,7 @@ impl<'a> Cursor<'a> {
                 return Ok(());
             }
             if !self.next_block()? {
-                return Err(Error::damaged(format!("the data of {} ends inside a record", self.data.label)));
+                return Err(self.data.ends("inside a record"));
             }
             offset = self.pos.offset + record::HEADER_LEN;
         }
@@ -160,9 +160,7 @@ impl<'a> Cursor<'a> {
 
     fn block_len(&self) -> Result<u32> {
         let place = self.data.place(self.pos.block)?;
-        place
-            .map(|p| p.len)
-            .ok_or_else(|| Error::damaged(format!("the data of {} ends inside a record", self.data.label)))
+        place.map(|p| p.len).ok_or_else(|| self.data.ends("inside a record"))
     }
 
     /// To the first record header of the next block; false behind the last one.

@@ -197,6 +197,13 @@ impl SessionData {
         Err(gone())
     }
 
+    /// What is wrong when the blocks end before what is `here` does.
+    pub(crate) fn ends(&self, here: &str) -> Error {
+        let label = &self.label;
+        let why = "it was cut off, or goes on in a volume that is missing";
+        Error::damaged(format!("the data of {label} ends {here}: {why}"))
+    }
+
     /// The whole block `number`, verified as the policy says; `None` behind the last one.
     ///
     /// # Errors

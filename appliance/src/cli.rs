@@ -95,7 +95,7 @@ pub enum Command {
     Cat {
         /// The file
         #[arg(value_name = "TREE-PATH")]
-        path: OsString,
+        path: Option<OsString>,
         /// First byte
         #[arg(long, default_value_t = 0)]
         offset: u64,
@@ -106,7 +106,7 @@ pub enum Command {
     /// Restore files and folders with all attributes. Exit code: 0 all, 1 some failed, 2 nothing was done
     Extract {
         /// Files or folders; of a folder the contents are written into DIR
-        #[arg(value_name = "TREE-PATH", required = true)]
+        #[arg(value_name = "TREE-PATH")]
         paths: Vec<OsString>,
         /// Where to
         #[arg(short, long, value_name = "DIR")]
@@ -124,7 +124,7 @@ pub enum Command {
     /// Mount the whole tree
     Mount {
         /// An empty folder
-        mountpoint: PathBuf,
+        mountpoint: Option<PathBuf>,
         /// Stay in the foreground until Ctrl-C
         #[arg(long)]
         foreground: bool,
@@ -135,7 +135,7 @@ pub enum Command {
     /// Read files and folders and compare them with their checksums and digests
     Verify {
         /// Files or folders
-        #[arg(value_name = "TREE-PATH", required = true)]
+        #[arg(value_name = "TREE-PATH")]
         paths: Vec<OsString>,
     },
     /// Print a script that completes commands in a shell
@@ -148,4 +148,64 @@ pub enum Command {
         /// The folder
         folder: PathBuf,
     },
+}
+
+impl Cli {
+    /// Parse the command line of this process.
+    ///
+    /// `--volumes A B C` takes any number of values, and so takes the paths behind it, too, in
+    /// `revenant ls --volumes A jobs/1-...`. What a command lacks is given back to it: paths that only the tree can
+    /// have, and the last path for a mount point.
+    #[must_use]
+    pub fn from_process() -> Self {
+        let mut cli = Self::parse();
+        let Sources { volumes, keys, .. } = &mut cli.sources;
+        match &mut cli.command {
+            Command::Ls { paths, .. } => give_back(volumes, keys, paths),
+            Command::Extract { paths, .. } | Command::Verify { paths } => {
+                if paths.is_empty() {
+                    give_back(volumes, keys, paths);
+                }
+                if paths.is_empty() {
+                    lacks("<TREE-PATH>...");
+                }
+            }
+            Command::Cat { path, .. } => {
+                let mut given = Vec::new();
+                if path.is_none() {
+                    give_back(volumes, keys, &mut given);
+                    *path = given.pop();
+                }
+                if path.is_none() {
+                    lacks("<TREE-PATH>");
+                }
+            }
+            Command::Mount { mountpoint, .. } => {
+                if mountpoint.is_none() {
+                    *mountpoint = if volumes.len() > 1 { volumes.pop() } else { keys.pop().filter(|_| keys.len() > 1) };
+                }
+                if mountpoint.is_none() {
+                    lacks("<MOUNTPOINT>");
+                }
+            }
+            Command::Jobs | Command::Completions { .. } | Command::Man { .. } => {}
+        }
+        cli
+    }
+}
+
+/// Move the last values of an option that are no files of the host to `paths`.
+fn give_back(volumes: &mut Vec<PathBuf>, keys: &mut Vec<PathBuf>, paths: &mut Vec<OsString>) {
+    for values in [volumes, keys] {
+        let kept = values.iter().rposition(|p| p.exists()).map_or(0, |i| i + 1);
+        // Of several missing files the first is what was meant as the option's value.
+        let moved = values.split_off(kept.max(1).min(values.len()));
+        paths.splice(0..0, moved.into_iter().map(PathBuf::into_os_string));
+    }
+}
+
+fn lacks(what: &str) -> ! {
+    use clap::{CommandFactory, error::ErrorKind};
+    let message = format!("the following required arguments were not provided:\n  {what}");
+    Cli::command().error(ErrorKind::MissingRequiredArgument, message).exit()
 }

@@ -8,10 +8,8 @@ mod progress;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
+    let cli = cli::Cli::from_process();
     match commands::run(&cli) {
         Ok(code) => ExitCode::from(code),
         Err(e) => {

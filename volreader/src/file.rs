@@ -200,7 +200,11 @@ impl StoredFile {
                 Ok(None) => return Ok(CompressedRecords::pos(at)),
                 Err(e) if matches!(e.kind(), ErrorKind::Damaged | ErrorKind::Missing) => match source.recover(at)? {
                     Some(next) => at = next,
-                    None => return Ok(CompressedRecords::pos(at)),
+                    // Nothing of the job is behind: standing still here would be walking here again.
+                    None => {
+                        let end = self.data.with_map(crate::session::map::BlockMap::end);
+                        return Ok(RecordPos { block: u32::try_from(end).unwrap_or(u32::MAX), offset: 0 });
+                    }
                 },
                 Err(e) => return Err(e),
             }

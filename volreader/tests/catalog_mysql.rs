@@ -15,7 +15,11 @@ use volreader::catalog;
 
 const INT: &str = "INTEGER UNSIGNED";
 const BIG: &str = "BIGINT UNSIGNED";
-const TABLES: [(&str, &[(&str, &str)], &str); 8] = [
+/// Name and type of each column.
+type Columns = &'static [(&'static str, &'static str)];
+
+/// Tables: name, columns, keys.
+const TABLES: [(&str, Columns, &str); 8] = [
     ("Version", &[("VersionId", INT)], "INDEX (VersionId)"),
     ("Client", &[("ClientId", INT), ("Name", "TINYBLOB NOT NULL")], "PRIMARY KEY (ClientId)"),
     ("FileSet", &[("FileSetId", INT), ("FileSet", "TINYBLOB NOT NULL")], "PRIMARY KEY (FileSetId)"),

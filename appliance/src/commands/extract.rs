@@ -67,6 +67,7 @@ pub fn run(
             summary.warned
         );
     }
-    opened.tell_problems();
-    Ok(summary.exit_code())
+    // Files of which not even the name is left cannot be in the summary.
+    let incomplete = opened.tell_missing(paths);
+    Ok(if incomplete { summary.exit_code().max(1) } else { summary.exit_code() })
 }

@@ -32,7 +32,7 @@ pub fn run(cli: &Cli, paths: &[OsString], how: How) -> Result<u8> {
         written(writeln!(lister.out, "{:#}", Value::Array(values)))?;
     }
     written(lister.out.flush())?;
-    opened.tell_problems();
+    opened.tell_missing(paths);
     Ok(u8::from(lister.failed > 0))
 }
 

@@ -18,7 +18,7 @@ use std::{
 use blockdev::{Error, Result};
 use clap::CommandFactory;
 use vfs::node::Node;
-use volreader::archive::Archive;
+use volreader::archive::{Archive, point::Point};
 
 use crate::{
     cli::{Cli, Command},
@@ -39,11 +39,13 @@ pub fn run(cli: &Cli) -> Result<u8> {
         Command::Man { folder } => manual(folder).map(|()| 0),
         Command::Jobs => jobs::run(cli),
         Command::Ls { paths, long, recursive } => ls::run(cli, paths, ls::How { long: *long, recursive: *recursive }),
-        Command::Cat { path, offset, length } => cat::run(cli, path, *offset, *length),
+        Command::Cat { path, offset, length } => cat::run(cli, path.as_deref().unwrap_or_default(), *offset, *length),
         Command::Extract { paths, output, keep_existing, no_digests, workers } => {
             extract::run(cli, paths, output, *keep_existing, *no_digests, *workers)
         }
-        Command::Mount { mountpoint, foreground, threads } => mount::run(cli, mountpoint, *foreground, *threads),
+        Command::Mount { mountpoint, foreground, threads } => {
+            mount::run(cli, mountpoint.as_deref().unwrap_or(Path::new("")), *foreground, *threads)
+        }
         Command::Verify { paths } => verify::run(cli, paths),
     }
 }
@@ -80,6 +82,37 @@ impl Opened {
             let shown = path.to_string_lossy();
             Error::not_found(format!("{shown} is not in the tree; see `revenant ls` and `revenant jobs` for what is"))
         })
+    }
+
+    /// What is missing of the jobs that `path` shows.
+    fn missing(&self, path: &OsStr) -> Vec<String> {
+        let path = path.to_string_lossy();
+        let path = path.trim_matches('/');
+        let jobs = self.archive.jobs().unwrap_or_default();
+        let shows = |tree: &str| path.is_empty() || tree.starts_with(path) || path.starts_with(tree);
+        let mut missing = Vec::new();
+        for job in &jobs {
+            let in_jobs = shows(&format!("jobs/{}", job.facts.folder()));
+            let point = vfs::providers::clients::point_path(&self.archive, job).ok().flatten();
+            let chain =
+                Point::of(job, &jobs).filter(|_| point.is_some_and(|p| shows(&p))).map(|p| p.chain).unwrap_or_default();
+            for job in chain.iter().chain(in_jobs.then_some(job)) {
+                missing.extend(job.missing.iter().map(|m| format!("job {}: missing: {m}", job.facts.job_id)));
+            }
+        }
+        missing.sort();
+        missing.dedup();
+        missing
+    }
+
+    /// Say what was passed over, and what is missing of the jobs in `paths`; whether anything is.
+    fn tell_missing(&self, paths: &[std::ffi::OsString]) -> bool {
+        let mut missing: Vec<_> = paths.iter().flat_map(|p| self.missing(p)).collect();
+        missing.sort();
+        missing.dedup();
+        missing.iter().for_each(|m| output::note(m));
+        self.tell_problems();
+        !missing.is_empty()
     }
 
     /// Say what was passed over.

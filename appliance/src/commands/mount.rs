@@ -1,6 +1,6 @@
 //! `revenant mount`: the whole tree as a filesystem.
 
-use std::{path::Path, sync::Arc, thread};
+use std::{path::Path, sync::Arc, thread, time::Duration};
 
 use blockdev::{Error, Result};
 use signal_hook::{consts::TERM_SIGNALS, iterator::Signals};
@@ -8,6 +8,9 @@ use vfs::fuse::{MountOptions, Totals};
 
 use super::open;
 use crate::{cli::Cli, output};
+
+/// How long open files are still served after the mount was ended while busy.
+const GRACE: Duration = Duration::from_secs(5);
 
 pub fn run(cli: &Cli, mountpoint: &Path, foreground: bool, threads: Option<usize>) -> Result<u8> {
     if !foreground {
@@ -18,6 +21,7 @@ pub fn run(cli: &Cli, mountpoint: &Path, foreground: bool, threads: Option<usize
     let mut options = MountOptions::default();
     options.threads = threads;
     options.log = Arc::new(output::note);
+    options.detach_grace = GRACE;
     options.totals = Arc::new(move || {
         let Some(archive) = archive.upgrade().filter(|a| a.is_complete()) else { return Totals::default() };
         let jobs = archive.jobs().unwrap_or_default();
@@ -44,7 +48,6 @@ fn background(mountpoint: &Path) -> Result<u8> {
     use std::{
         os::unix::process::CommandExt,
         process::{Command, Stdio},
-        time::Duration,
     };
     let is_mounted = || {
         let device = |p: &Path| std::fs::metadata(p).map(|m| std::os::unix::fs::MetadataExt::dev(&m)).ok();

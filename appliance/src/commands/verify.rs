@@ -43,9 +43,9 @@ pub fn run(cli: &Cli, paths: &[OsString]) -> Result<u8> {
         ))?;
     }
     output::written(out.flush())?;
-    opened.tell_problems();
+    let incomplete = opened.tell_missing(paths);
     Ok(match (report.failed, report.files) {
-        (0, _) => 0,
+        (0, _) => u8::from(incomplete),
         (failed, files) if failed < files => 1,
         _ => 2,
     })

@@ -1,9 +1,6 @@
 //! Nodes of backup files: an entry of a job's table with its content and attributes.
 
-use std::{
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::sync::Arc;
 
 use blockdev::{Error, ReadAt, Result};
 use volreader::{
@@ -27,7 +24,7 @@ pub struct Shared {
     pub archive: Arc<Archive>,
     contents: quick_cache::sync::Cache<(u32, u32), Content>,
     names: names::SystemNames,
-    /// When the tree was made: the time of folders of ours.
+    /// When the volumes last changed: the time of folders of ours.
     pub since: Time,
 }
 
@@ -35,8 +32,7 @@ impl Shared {
     /// For the nodes of `archive`.
     pub fn new(archive: &Arc<Archive>) -> Arc<Self> {
         let names = names::SystemNames::default();
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let since = Time { seconds: i64::try_from(now.as_secs()).unwrap_or(0), nanos: 0 };
+        let since = Time { seconds: archive.modified_seconds(), nanos: 0 };
         Arc::new(Self {
             archive: Arc::clone(archive),
             contents: quick_cache::sync::Cache::new(KEPT_CONTENTS),

@@ -60,7 +60,7 @@ impl Archive {
         let opened = self.open_volumes()?;
         let path = self.options.cache.as_deref().and_then(|c| index_path(c, &self.options.volumes));
         if let Some((file, directory)) = path.as_deref().filter(|_| !state.loaded).and_then(store::read) {
-            let open = |s: &SessionEntry| Table::open(Arc::clone(&file), s.table.0, s.table.1);
+            let open = |s: &SessionEntry| Table::open(Arc::clone(&file), s.table.0, s.table.1)?.verified(s.table.2);
             if let Ok(tables) = directory.sessions.iter().map(open).collect::<Result<Vec<_>>>() {
                 (state.directory, state.tables) = (directory, tables);
             }
@@ -225,7 +225,7 @@ impl Pass<'_> {
             session: (session.id, session.time),
             job: Facts::from_scan(session, &job),
             runs: job.map.runs().map(|r| (r.first, r.count, r.volume.0, r.address, r.stride, r.last_len)).collect(),
-            table: (0, 0),
+            table: (0, 0, 0),
         };
         let table = writer.table(job.files)?;
         self.archive.publish(job_of(&self.store, &entry, table.share()));
@@ -235,7 +235,7 @@ impl Pass<'_> {
 
     fn note(&mut self, mut entry: SessionEntry, table: Table) {
         let (_, base, len) = table.bytes();
-        entry.table = (base, len);
+        entry.table = (base, len, table.checksum().unwrap_or(0));
         self.directory.sessions.push(entry);
         self.tables.push(table);
     }

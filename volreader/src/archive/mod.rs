@@ -36,7 +36,7 @@ use files::Files;
 pub use job::{Facts, Job};
 
 /// How an archive is opened.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Options {
     /// Volume files, and folders that hold volumes.
     pub volumes: Vec<PathBuf>,
@@ -52,6 +52,14 @@ pub struct Options {
     pub integrity: Integrity,
     /// Bytes of blocks and decoded pieces that are kept.
     pub cache_bytes: Option<u64>,
+}
+
+impl std::fmt::Debug for Options {
+    /// The catalog's URL may hold a password and is not shown.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let catalog = self.catalog.as_ref().map(|_| "(a URL)");
+        f.debug_struct("Options").field("volumes", &self.volumes).field("catalog", &catalog).finish_non_exhaustive()
+    }
 }
 
 /// What is kept of blocks and pieces when nothing else is said.
@@ -129,6 +137,14 @@ impl Archive {
             spawned.map_err(|e| Error::io("cannot start the indexing thread", e))?;
         }
         Ok(archive)
+    }
+
+    /// When the volumes (files and folders as named) were last changed, seconds since 1970.
+    #[must_use]
+    pub fn modified_seconds(&self) -> i64 {
+        use std::os::unix::fs::MetadataExt;
+        let times = self.options.volumes.iter().filter_map(|p| p.metadata().ok()).map(|m| m.mtime());
+        times.max().unwrap_or(0)
     }
 
     /// The keys of encrypted files.

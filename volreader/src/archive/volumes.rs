@@ -41,8 +41,9 @@ pub fn open(paths: &[PathBuf], keys: Option<&Path>) -> Result<(Vec<Arc<Volume>>,
     }
     for volume in found.iter().filter(|v| v.has_damaged_label()) {
         problems.push(format!(
-            "{}: the volume label is damaged; the volume is called after its file",
-            volume.medium().path().display()
+            "{}: the volume label is damaged; the volume is taken for {}",
+            volume.medium().path().display(),
+            volume.name()
         ));
     }
     let mut names: HashMap<String, PathBuf> = HashMap::new();

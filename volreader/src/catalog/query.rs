@@ -35,6 +35,8 @@ pub enum Failure {
     Refused(Box<dyn std::error::Error + Send + Sync>),
     /// A parameter is nothing that the database could hold, so there is no such row.
     NoSuchName,
+    /// The engine cannot read what it should.
+    Failed(Error),
     /// Whoever got the rows did not go on.
     Sink(Error),
 }
@@ -226,6 +228,7 @@ impl<E: Engine> Sql<E> {
                     );
                     return Err(Error::unsupported(message).with_source(cause));
                 }
+                Err(Failure::Failed(error)) => return Err(error.context(format_args!("catalog {}", self.shown))),
                 // The connection may still be full of rows: it is not kept.
                 Err(Failure::Sink(error)) => return Err(error),
             }

@@ -106,7 +106,8 @@ pub fn job(row: &dyn Row) -> Result<CatalogJob> {
     })
 }
 
-/// A job's number and one of its ranges from the columns of [`MEDIA`]; `None` for the row of a job that died.
+/// A job's number and one of its ranges from the columns of [`MEDIA`]; `None` for the row of a job that died,
+/// and for places that cannot be.
 ///
 /// # Errors
 ///
@@ -121,7 +122,9 @@ pub fn media(row: &dyn Row) -> Result<Option<(u32, MediaRange)>> {
         end: u64::from(unsigned(row, 7)) << 32 | u64::from(unsigned(row, 8)),
     };
     let job_id = job_id(row)?;
-    Ok((range.last_index != 0 && range.start <= range.end).then_some((job_id, range)))
+    // No file has an offset above `i64::MAX`; so what reckons with addresses cannot overflow.
+    let is_place = range.start <= range.end && i64::try_from(range.end).is_ok();
+    Ok((range.last_index != 0 && is_place).then_some((job_id, range)))
 }
 
 /// A file from the columns of [`file_columns`].

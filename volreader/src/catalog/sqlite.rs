@@ -116,10 +116,10 @@ impl From<rusqlite::Error> for Failure {
         match error.sqlite_error_code() {
             // Not the database is at fault, but its medium or its users.
             Some(ErrorCode::SystemIoFailure | ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-                Self::Sink(Error::new(ErrorKind::Io, "cannot read the SQLite catalog").with_source(error))
+                Self::Failed(Error::new(ErrorKind::Io, "cannot read the file; try again").with_source(error))
             }
             Some(ErrorCode::DatabaseCorrupt) => {
-                Self::Sink(Error::damaged("the SQLite catalog is damaged").with_source(error))
+                Self::Failed(Error::damaged("the database is damaged; restore it from a backup").with_source(error))
             }
             _ => Self::Refused(error.into()),
         }

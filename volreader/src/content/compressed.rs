@@ -87,7 +87,8 @@ impl PieceSource for CompressedRecords {
             let Ok(Some(resumed)) = Cursor::after_continuation(&self.data, number) else { continue };
             match Cursor::new(&self.data, resumed).peek() {
                 Ok(Some(r)) if r.file_index == self.file_index && r.stream == self.stream => {
-                    return Ok(Some(Self::place(r.pos)));
+                    // Whatever the volume says, the way leads on: a loop would have no end.
+                    return Ok(Some(Self::place(r.pos)).filter(|found| *found > place));
                 }
                 Ok(_) => return Ok(None),
                 Err(_) => {}

@@ -363,7 +363,7 @@ impl<S: PieceSource> ReadAt for Pieces<S> {
                 at = stop;
                 continue;
             };
-            let piece = self.piece(located.place).map_err(|e| e.context(format_args!("bytes {at}..{end}")))?;
+            let piece = self.piece(located.place)?;
             if !self.source.is_sparse() && !self.fits(&located, piece.len() as u64) {
                 if self.decoded.get().is_none() {
                     self.decode_all(self.table.kept.first().map_or(0, |(_, p)| *p))?;

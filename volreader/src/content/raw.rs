@@ -103,6 +103,10 @@ impl RawStream {
         };
         let Some(place) = self.data.place(number)? else { return Ok(None) };
         let volume = self.data.store().volume(place.volume)?;
+        // A damaged length must not let a read run into the next block.
+        if offset + buf.len() as u64 > u64::from(place.len) {
+            return Ok(None);
+        }
         if volume.is_encrypted() || volume.medium().read_at(buf, place.address + offset)? < buf.len() {
             return Ok(None);
         }

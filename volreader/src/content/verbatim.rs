@@ -58,7 +58,7 @@ impl ReadAt for Plain {
             let Some(run) = self.run_at(at) else { break };
             let (within, content) = (at - self.run_start(run), self.raw.content_len(run));
             let n = self.raw.read(run, within / content, within % content, &mut buf[done..wanted]);
-            let n = n.map_err(|e| e.context(format_args!("bytes {at}..{end}")))?;
+            let n = n?;
             if n == 0 {
                 break;
             }
@@ -166,7 +166,7 @@ impl ReadAt for Sparse {
                     self.raw.segments.record(stored.ordinal).ok_or_else(|| Error::damaged("a record is gone"))?;
                 let here = (wanted - done).min((stored.end() - at) as usize);
                 let read = self.raw.read(run, n, at - stored.offset, &mut buf[done..done + here]);
-                done += read.map_err(|e| e.context(format_args!("bytes {at}..{}", at + here as u64)))?;
+                done += read?;
                 continue;
             }
             let hole_end = next.map_or(self.size, |n| n.offset.max(at)).min(offset + wanted as u64);

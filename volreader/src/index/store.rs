@@ -25,7 +25,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::{builder::Builder, table::Table};
 
 /// The number is raised whenever what a scan finds out, or its form, changes: older indexes are then made again.
-const MAGIC: &[u8; 8] = b"rvindex4";
+const MAGIC: &[u8; 8] = b"rvindex6";
 const TRAILER_LEN: u64 = 32;
 /// Bytes of all indexes in one cache folder; the oldest are removed beyond.
 const MAX_KEPT: u64 = 4 << 30;
@@ -62,8 +62,8 @@ pub struct SessionEntry {
     pub job: crate::archive::job::Facts,
     /// Its block map: first number, count, volume, address, stride, length of the last.
     pub runs: Vec<(u32, u32, u32, u64, u32, u32)>,
-    /// Where its table is: offset and length.
-    pub table: (u64, u64),
+    /// Where its table is: offset, length, and XXH3 of its bytes.
+    pub table: (u64, u64, u64),
 }
 
 /// The directory of an index.

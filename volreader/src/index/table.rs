@@ -140,6 +140,35 @@ impl Table {
         }
     }
 
+    /// The checksum of the table's bytes.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be read.
+    pub fn checksum(&self) -> Result<u64> {
+        let mut hash = xxhash_rust::xxh3::Xxh3::new();
+        let mut buf = vec![0; (self.len as usize).min(1 << 20)];
+        let mut at = 0;
+        while at < self.len {
+            let n = (self.len - at).min(buf.len() as u64) as usize;
+            let fail = |e| Error::io("cannot read the index", e);
+            self.file.read_exact_at(&mut buf[..n], self.base + at).map_err(fail)?;
+            hash.update(&buf[..n]);
+            at += n as u64;
+        }
+        Ok(hash.digest())
+    }
+
+    /// The table, if its bytes have this checksum. Large tables are not read for it: they are checked where they
+    /// are used.
+    ///
+    /// # Errors
+    ///
+    /// `Damaged` when they have not.
+    pub fn verified(self, checksum: u64) -> Result<Self> {
+        if self.len <= RESIDENT_MAX && self.checksum()? != checksum { Err(damaged()) } else { Ok(self) }
+    }
+
     /// Another handle of the same table.
     #[must_use]
     pub fn share(&self) -> Self {

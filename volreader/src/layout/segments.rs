@@ -174,11 +174,17 @@ impl Segments {
             self.end = segment.at(1).ok_or_else(too_long)?;
             self.push(segment)?;
         } else if single {
-            // One record alone shows nothing of the block length that the arithmetic needs.
             self.end = last;
             let mut cursor = Cursor::new(data, last);
             cursor.skip(&Record { pos: last, ..record })?;
             self.end = cursor.pos();
+            // Where the record really goes on and where the arithmetic says must be the same, or the bytes between
+            // would be others.
+            if record.len > 0 && !self.same_place(data, behind) {
+                let place = data.place(last.block)?;
+                let what = "a block has a length that does not fit its records";
+                return Err(place.map_or_else(|| Error::damaged(what), |p| data.damaged_at(&p, what)));
+            }
         } else {
             self.end = behind;
         }
@@ -194,6 +200,16 @@ impl Segments {
         self.len = self.len.checked_add(bytes).ok_or_else(too_long)?;
         self.runs.push(segment);
         Ok(())
+    }
+
+    /// Whether `computed` is where the walk has come to; the end of a block and the start of the next are one.
+    fn same_place(&self, data: &SessionData, computed: RecordPos) -> bool {
+        let mut walked = Cursor::new(data, self.end);
+        // At the session's last block there may be no next record to compare with.
+        walked.peek().is_err()
+            || walked.pos() == computed
+            || self.end == computed
+            || (computed.block == self.end.block.saturating_add(1) && walked.pos() == self.end)
     }
 
     /// The first record behind the damage at `self.end` that is not this file's data.

@@ -34,7 +34,7 @@ pub struct JobScan {
     pub files: Builder,
     /// How much of which stream.
     pub streams: BTreeMap<StreamKey, StreamTotal>,
-    /// Bytes of data records, as Bacula's catalog counts them.
+    /// Bytes as Bacula's catalog counts them: content, keys of encrypted content, ACLs and extended attributes.
     pub data_bytes: u64,
     /// Files as Bacula counts them: attributes records but markers of deleted ones.
     pub file_count: u32,
@@ -190,8 +190,12 @@ impl JobScan {
                 let offset = (offset_len == 8 && part >= 8)
                     .then(|| peek(8).first_chunk().map(|b| u64::from_be_bytes(*b)))
                     .flatten();
-                self.data_bytes += u64::from(header.len);
+                self.data_bytes = self.data_bytes.saturating_add(header.len.into());
                 self.data_record(file_index, data, header.len, offset);
+            }
+            // JobBytes of the catalog has these, too; it has neither digests nor attributes.
+            StreamKind::SessionData | StreamKind::Acl(_) | StreamKind::Xattr(_) => {
+                self.data_bytes = self.data_bytes.saturating_add(header.len.into());
             }
             StreamKind::RestoreObject | StreamKind::PluginName | StreamKind::PluginObject
                 if self.objects.len() < MAX_NOTES =>

@@ -5,7 +5,7 @@ use std::path::Path;
 use blockdev::{Error, ErrorKind, Result};
 
 use crate::{
-    block::{self, MAX_HEADER_LEN},
+    block::{self, MAX_HEADER_LEN, checksum},
     crypto::volume::{BlockIdentity, VolumeKey},
     label::{Type, VolumeLabel},
     medium::{Address, Medium},
@@ -57,7 +57,11 @@ impl Volume {
             return Self::without_label(medium);
         };
         match label {
-            Ok(label) => Ok(Self { medium, label, label_block: header, key: None, damaged_label: false }),
+            Ok(label) => {
+                let whole = first.get(..header.len as usize).filter(|b| b.len() <= n);
+                let bad = whole.is_some_and(|b| checksum::verify(&header, &[b]) == checksum::Verdict::Bad);
+                Ok(Self { medium, label, label_block: header, key: None, damaged_label: bad })
+            }
             Err(e) if e.kind() == ErrorKind::Damaged => Self::without_label(medium),
             Err(e) => Err(at(e)),
         }
@@ -97,7 +101,7 @@ impl Volume {
         Ok(volume)
     }
 
-    /// Whether the label could not be read, so that the name is only the file's.
+    /// Whether the label is not as it was written; where it cannot be read at all, the name is the file's.
     #[must_use]
     pub const fn has_damaged_label(&self) -> bool {
         self.damaged_label

@@ -8,6 +8,7 @@
 mod common;
 
 use std::{
+    collections::HashSet,
     fs,
     ops::{ControlFlow, Range},
     path::{Path, PathBuf},
@@ -38,7 +39,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const MEMORY_MAX: usize = 300 << 20;
 const CACHE_BYTES: u64 = 4 << 20;
 /// Files of the corpus are shorter; a length beyond it is a lie, and only the ends are read.
-const READ_MAX: u64 = 16 << 20;
+const READ_MAX: u64 = 64 << 20;
 /// Entries of all jobs that are opened.
 const FILES_MAX: usize = 3000;
 
@@ -229,7 +230,12 @@ fn visit(folder: &Path) -> Seen {
 fn entries(job: &Job) -> Vec<Entry> {
     let Ok(table) = job.table() else { return Vec::new() };
     let (mut dirs, mut found) = (vec![table.root()], Vec::new());
+    let mut visited = HashSet::new();
     while let Some(dir) = dirs.pop() {
+        // A folder that was stored twice has two entries.
+        if !visited.insert(dir) {
+            continue;
+        }
         table
             .list(dir, 0, &mut |_, entry| {
                 dirs.extend(entry.dir);
@@ -355,8 +361,10 @@ fn torture(name: &str, rounds: u64) {
     volumes.sort();
     let whole = judge(&volumes, name);
     assert!(whole.matching > 0 && whole.failed == 0 && whole.wrong.is_empty(), "{name} unharmed: {whole:?}");
-    let first = std::env::var("MUTATION_SEED").ok().and_then(|s| s.parse().ok());
-    let seeds = first.map_or(0..rounds, |seed| seed..seed + 1);
+    // MUTATION_SEED does one again, MUTATION_ROUNDS goes further than the ordinary run.
+    let number = |name: &str| std::env::var(name).ok().and_then(|s| s.parse::<u64>().ok());
+    let first = number("MUTATION_SEED");
+    let seeds = first.map_or(0..number("MUTATION_ROUNDS").unwrap_or(rounds), |seed| seed..seed + 1);
     let (mut failed, mut matching) = (0, 0);
     for seed in seeds {
         let mut random = Random::new(seed);
@@ -365,6 +373,9 @@ fn torture(name: &str, rounds: u64) {
         let which = random.below(harmed.len());
         harmed[which].1 = harm(&volumes[which].1, malice, &mut random);
         let what = format!("{name}, seed {seed}");
+        if let (Some(_), Some(keep)) = (first, std::env::var_os("MUTATION_KEEP")) {
+            fs::write(keep, &harmed[which].1).unwrap();
+        }
         let seen = judge(&harmed, &what);
         if !malice && !is_unguarded(&harmed[which].1) {
             assert!(seen.wrong.is_empty(), "{what}: delivered what was not stored: {:#?}", seen.wrong);

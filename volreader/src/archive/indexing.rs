@@ -45,13 +45,8 @@ struct Kept {
 impl Archive {
     /// The indexing thread.
     pub(super) fn index(&self) {
-        let outcome = self.index_pass();
-        self.change(|found| {
-            found.complete = true;
-            if let Err(e) = outcome {
-                found.failed = Some(e.to_string());
-            }
-        });
+        let mut ending = Ending { archive: self, failed: Some("indexing ended in a fault of the program".to_owned()) };
+        ending.failed = self.index_pass().err().map(|e| e.to_string());
     }
 
     /// Bring the index up to date with the volumes and publish what is new.
@@ -94,6 +89,21 @@ impl Archive {
         }
         *state = State { directory: pass.directory, tables: pass.tables, loaded: true };
         Ok(())
+    }
+}
+
+/// Says that indexing has ended, however it did: whoever waits for jobs would wait forever.
+struct Ending<'a> {
+    archive: &'a Archive,
+    failed: Option<String>,
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.archive.change(|found| {
+            found.complete = true;
+            found.failed = self.failed.take();
+        });
     }
 }
 

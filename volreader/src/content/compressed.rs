@@ -80,7 +80,7 @@ impl PieceSource for CompressedRecords {
 
     fn recover(&self, place: Place) -> Result<Option<Place>> {
         let start = Self::pos(place).block;
-        for number in (start.saturating_add(1)..).take(MAX_RECOVERY as usize) {
+        for number in (1..=MAX_RECOVERY).map_while(|n| start.checked_add(n)) {
             if u64::from(number) >= self.data.with_map(crate::session::map::BlockMap::end) {
                 return Ok(None);
             }

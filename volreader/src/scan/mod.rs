@@ -169,7 +169,8 @@ impl Walk<'_> {
         loop {
             let session = block.header.session;
             let place = BlockPlace { volume: self.index, address: block.address, len: block.header.len };
-            if p + record::HEADER_LEN > block.present {
+            // A length on the volume may have led anywhere.
+            if block.present.checked_sub(p).is_none_or(|left| left < record::HEADER_LEN) {
                 if !entered {
                     self.enter(session, block.header.number, place);
                 }

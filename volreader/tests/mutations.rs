@@ -1,0 +1,431 @@
+//! Whole volumes, broken: opening, listing and reading everything in them ends, soon, in bounded memory, and
+//! what is delivered is what was stored.
+//!
+//! Two kinds of harm. *Damage* leaves the checksums as they were: then every file that can be read must match its
+//! stored digest. *Malice* makes the checksums right again, so that the parsers behind them are reached: then
+//! only time and memory are judged. The randomness is seeded: a failure names its seed and comes back.
+
+mod common;
+
+use std::{
+    collections::HashSet,
+    fs,
+    ops::{ControlFlow, Range},
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError, mpsc},
+    thread,
+    time::Duration,
+};
+
+use common::case;
+use peak_alloc::PeakAlloc;
+use volreader::{
+    archive::{Archive, Job, Options, point::Point},
+    block::{Format, Header, checksum},
+    digest::Hasher,
+    file::{Content, StoredFile},
+    index::entry::{Entry, EntryKind, Flags},
+};
+
+#[global_allocator]
+static MEMORY: PeakAlloc = PeakAlloc;
+
+/// The peak is one for the whole process: one volume at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// What opening and reading one volume of a few megabytes may take, unoptimised and on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The largest record and the largest block are of 20 MB each, the cache is of 4 MiB.
+const MEMORY_MAX: usize = 300 << 20;
+const CACHE_BYTES: u64 = 4 << 20;
+/// Files of the corpus are shorter; a length beyond it is a lie, and only the ends are read.
+const READ_MAX: u64 = 64 << 20;
+/// Entries of all jobs that are opened.
+const FILES_MAX: usize = 3000;
+
+/// xorshift64*.
+struct Random(u64);
+
+impl Random {
+    const fn new(seed: u64) -> Self {
+        Self(seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    const fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        (self.next() >> 33) as usize % bound.max(1)
+    }
+
+    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len())]
+    }
+}
+
+/// Extremes that length and number fields are set to.
+const EXTREMES: [u32; 14] = [
+    0,
+    1,
+    11,
+    12,
+    23,
+    24,
+    25,
+    0x7fff_ffff,
+    0x8000_0000,
+    0xffff_fffe,
+    0xffff_ffff,
+    20_000_000,
+    20_000_001,
+    64_512,
+];
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap())
+}
+
+fn set_word(bytes: &mut [u8], at: usize, value: u32) {
+    if let Some(place) = bytes.get_mut(at..at + 4) {
+        place.copy_from_slice(&value.to_be_bytes());
+    }
+}
+
+/// The blocks of an unbroken volume.
+fn blocks(volume: &[u8]) -> Vec<Range<usize>> {
+    let mut at = 0;
+    let mut found = Vec::new();
+    while at + 24 <= volume.len() {
+        let end = at + word(volume, at + 4) as usize;
+        found.push(at..end);
+        at = end;
+    }
+    found
+}
+
+/// The record headers of an unbroken block.
+fn records(volume: &[u8], block: &Range<usize>) -> Vec<usize> {
+    let mut at = block.start + if &volume[block.start + 12..block.start + 16] == b"BB03" { 32 } else { 24 };
+    let mut found = Vec::new();
+    while at + 12 <= block.end {
+        found.push(at);
+        at = at.saturating_add(12 + word(volume, at + 8) as usize);
+    }
+    found
+}
+
+/// Break `volume` in one to three ways.
+fn harm(volume: &[u8], malice: bool, random: &mut Random) -> Vec<u8> {
+    let blocks = blocks(volume);
+    let mut bytes = volume.to_vec();
+    // What changes lengths comes last: the places are those of the unbroken volume.
+    let mut order: Option<Vec<Range<usize>>> = None;
+    let mut cut = None;
+    for _ in 0..=random.below(3) {
+        let block = blocks[random.below(blocks.len())].clone();
+        let headers = records(volume, &block);
+        let header = *headers.get(random.below(headers.len())).unwrap_or(&block.start);
+        match random.below(9) {
+            0 => {
+                let at = random.below(bytes.len());
+                bytes[at] ^= 1 << random.below(8);
+            }
+            1 => bytes[header + random.below(12)] ^= 1 << random.below(8),
+            2 => bytes[block.start + random.below(24)] ^= 1 << random.below(8),
+            3 => set_word(&mut bytes, header + 4 * random.below(3), random.pick(&EXTREMES)),
+            4 => set_word(&mut bytes, block.start + random.pick(&[4, 8, 16, 20]), random.pick(&EXTREMES)),
+            5 => {
+                // The text or offset at the start of a payload.
+                let at = header + 12 + random.below(40);
+                if at < block.end {
+                    bytes[at] = random.pick(&[0, b' ', b'/', 0x7f, 0x80, 0xff, b'9']);
+                }
+            }
+            6 => {
+                let end = block.end.min(block.start + 1 + random.below(block.len()));
+                bytes[block.start + random.below(end - block.start)..end].fill(0);
+            }
+            7 => cut = Some(random.below(bytes.len())),
+            _ => {
+                let order = order.get_or_insert_with(|| blocks.clone());
+                let (a, b) = (random.below(order.len()), random.below(order.len()));
+                match random.below(3) {
+                    0 => order.swap(a, b),
+                    1 => order.insert(a, order[b].clone()),
+                    _ => drop(order.remove(a)),
+                }
+            }
+        }
+    }
+    if malice {
+        blocks.iter().for_each(|block| repair(&mut bytes[block.clone()]));
+    }
+    if let Some(order) = order {
+        bytes = order.into_iter().flat_map(|block| bytes[block].to_vec()).collect();
+    }
+    bytes.truncate(cut.unwrap_or(bytes.len()));
+    bytes
+}
+
+/// Make the checksum of a block right, by the rules of the format reference, section 2.
+fn repair(block: &mut [u8]) {
+    let Some(header) = Header::parse(block) else { return };
+    let Some(block) = block.get_mut(..header.len as usize) else { return };
+    match header.format {
+        Format::Bb02 => {
+            let sum = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32IsoHdlc, &block[4..]);
+            set_word(block, 0, sum as u32);
+        }
+        Format::Bb03 => {
+            block[24..32].fill(0);
+            let sum = xxhash_rust::xxh3::xxh3_64(block);
+            block[24..32].copy_from_slice(&sum.to_be_bytes());
+        }
+    }
+}
+
+/// What came of a volume.
+#[derive(Debug, Default)]
+struct Seen {
+    files: usize,
+    matching: usize,
+    failed: usize,
+    wrong: Vec<String>,
+}
+
+/// Whether some block of `volume` has no checksum (any more): then nothing guards its content.
+fn is_unguarded(volume: &[u8]) -> bool {
+    let mut magics = memchr::memmem::find_iter(volume, b"BB0").filter_map(|at| at.checked_sub(12));
+    magics.any(|at| {
+        let block = &volume[at..];
+        Header::parse(block).is_some_and(|h| {
+            let bytes = block.get(..h.len as usize).unwrap_or_default();
+            checksum::verify(&h, &[bytes]) == checksum::Verdict::Absent
+        })
+    })
+}
+
+/// Open the volumes in `folder` and read everything.
+fn visit(folder: &Path) -> Seen {
+    let mut seen = Seen::default();
+    let options = Options { volumes: vec![folder.to_owned()], cache_bytes: Some(CACHE_BYTES), ..Options::default() };
+    let archive = Archive::open(options).unwrap();
+    let Ok(jobs) = archive.jobs() else { return seen };
+    for job in &jobs {
+        for entry in entries(job) {
+            read_file(&archive, job, &entry, &mut seen);
+        }
+        if let Some(point) = Point::of(job, &jobs) {
+            list_point(&point);
+        }
+    }
+    seen
+}
+
+/// All entries of a job's table, and whether its parts agree.
+fn entries(job: &Job) -> Vec<Entry> {
+    let Ok(table) = job.table() else { return Vec::new() };
+    let (mut dirs, mut found) = (vec![table.root()], Vec::new());
+    let mut visited = HashSet::new();
+    while let Some(dir) = dirs.pop() {
+        // A folder that was stored twice has two entries.
+        if !visited.insert(dir) {
+            continue;
+        }
+        table
+            .list(dir, 0, &mut |_, entry| {
+                dirs.extend(entry.dir);
+                found.push(entry);
+                ControlFlow::Continue(())
+            })
+            .expect("a table that was just made");
+    }
+    assert!(found.len() <= table.entries() as usize, "an entry is listed twice");
+    found
+}
+
+fn list_point(point: &Point) {
+    let mut dirs: Vec<_> = point.root().into_iter().collect();
+    let mut count = 0;
+    while let Some(dir) = dirs.pop() {
+        for entry in point.list(&dir).unwrap() {
+            dirs.extend(entry.dir);
+            count += 1;
+        }
+    }
+    assert!(count < 1_000_000);
+}
+
+fn read_file(archive: &Archive, job: &Job, entry: &Entry, seen: &mut Seen) {
+    let Some(pos) = entry.pos.filter(|_| seen.files < FILES_MAX && entry.kind != EntryKind::Deleted) else { return };
+    seen.files += 1;
+    let file = StoredFile { data: std::sync::Arc::clone(job.data()), pos, file_index: entry.file_index };
+    let hint = u64::try_from(entry.stat.size).ok().filter(|n| *n > 0);
+    let _ = file.link();
+    let opened = file.open(hint, archive.keys());
+    let metadata = file.metadata(opened.as_ref().ok(), hint);
+    let Ok(content) = opened else {
+        seen.failed += 1;
+        return;
+    };
+    let digest = metadata.ok().and_then(|m| m.digest);
+    let mut hasher = digest.as_ref().map(|(algorithm, _)| Hasher::new(*algorithm));
+    if !read_content(&content, &mut |bytes| {
+        if let Some(hasher) = &mut hasher {
+            hasher.update(bytes);
+        }
+    }) {
+        seen.failed += 1;
+        return;
+    }
+    // A hard link has the digest of the file it is a link of.
+    let Some((_, stored)) = digest.filter(|_| !entry.flags.has(Flags::HARD_LINK)) else { return };
+    if hasher.map(Hasher::finish) == Some(stored) {
+        seen.matching += 1;
+    } else {
+        let (name, size) = (entry.name.escape_ascii(), content.bytes.size());
+        seen.wrong.push(format!("{name} (file {}), {size} bytes, {:?}", entry.file_index, content.kind));
+    }
+}
+
+/// Hand all stored bytes to `take`; false when they cannot be read or their length cannot be.
+fn read_content(content: &Content, take: &mut dyn FnMut(&[u8])) -> bool {
+    let size = content.bytes.size();
+    let mut buf = vec![0; 256 << 10];
+    if size > READ_MAX {
+        let _ = content.bytes.read_at(&mut buf, 0);
+        let _ = content.bytes.read_at(&mut buf, size - 1000);
+        let _ = content.bytes.extent_at(size / 2);
+        return false;
+    }
+    // Digests cover what was stored, not the holes.
+    let sparse = content.kind.is_some_and(|k| k.sparse);
+    let mut at = 0;
+    while at < size {
+        let Ok(extent) = content.bytes.extent_at(at) else { return false };
+        let extent = extent.expect("an extent for every byte within the size");
+        assert!(extent.range.start == at && extent.range.end > at && extent.range.end <= size, "{:?}", extent.range);
+        let is_stored = extent.kind == blockdev::ExtentKind::Data || !sparse;
+        while at < extent.range.end {
+            let len = (extent.range.end - at).min(buf.len() as u64) as usize;
+            match content.bytes.read_at(&mut buf[..len], at) {
+                Ok(n) => assert_eq!(n, len, "a short read within the size"),
+                Err(_) => return false,
+            }
+            if is_stored {
+                take(&buf[..len]);
+            }
+            at += len as u64;
+        }
+    }
+    true
+}
+
+/// Visit the volumes `files` with a limit of time and memory.
+fn judge(files: &[(PathBuf, Vec<u8>)], what: &str) -> Seen {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, bytes) in files {
+        fs::write(folder.path().join(name), bytes).unwrap();
+    }
+    MEMORY.reset_peak_usage();
+    let before = MEMORY.current_usage();
+    let (told, ended) = mpsc::channel();
+    let path = folder.path().to_owned();
+    let worker = thread::spawn(move || told.send(visit(&path)));
+    let seen = match ended.recv_timeout(PATIENCE) {
+        Ok(seen) => seen,
+        Err(mpsc::RecvTimeoutError::Timeout) => panic!("{what}: no end within {PATIENCE:?}"),
+        Err(mpsc::RecvTimeoutError::Disconnected) => panic!("{what}: {:?}", worker.join().err().map(|_| "panicked")),
+    };
+    let used = MEMORY.peak_usage().saturating_sub(before);
+    assert!(used < MEMORY_MAX, "{what}: {used} bytes at the same time");
+    seen
+}
+
+/// `rounds` harmed variants of a case's volumes, half of them with right checksums.
+fn torture(name: &str, rounds: u64) {
+    let Some(case) = case(name) else { return };
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut volumes: Vec<(PathBuf, Vec<u8>)> = fs::read_dir(case.join("volumes"))
+        .unwrap()
+        .map(|file| {
+            let path = file.unwrap().path();
+            let bytes = zstd::decode_all(fs::File::open(&path).unwrap()).unwrap();
+            (Path::new(path.file_stem().unwrap()).to_owned(), bytes)
+        })
+        .collect();
+    volumes.sort();
+    let whole = judge(&volumes, name);
+    assert!(whole.matching > 0 && whole.failed == 0 && whole.wrong.is_empty(), "{name} unharmed: {whole:?}");
+    // MUTATION_SEED does one again, MUTATION_ROUNDS goes further than the ordinary run.
+    let number = |name: &str| std::env::var(name).ok().and_then(|s| s.parse::<u64>().ok());
+    let first = number("MUTATION_SEED");
+    let seeds = first.map_or(0..number("MUTATION_ROUNDS").unwrap_or(rounds), |seed| seed..seed + 1);
+    let (mut failed, mut matching) = (0, 0);
+    for seed in seeds {
+        let mut random = Random::new(seed);
+        let malice = seed % 2 == 1;
+        let mut harmed = volumes.clone();
+        let which = random.below(harmed.len());
+        harmed[which].1 = harm(&volumes[which].1, malice, &mut random);
+        let what = format!("{name}, seed {seed}");
+        if let (Some(_), Some(keep)) = (first, std::env::var_os("MUTATION_KEEP")) {
+            fs::write(keep, &harmed[which].1).unwrap();
+        }
+        let seen = judge(&harmed, &what);
+        if !malice && !is_unguarded(&harmed[which].1) {
+            assert!(seen.wrong.is_empty(), "{what}: delivered what was not stored: {:#?}", seen.wrong);
+        }
+        (failed, matching) = (failed + seen.failed, matching + seen.matching);
+    }
+    if first.is_none() {
+        assert!(failed > 0 && matching > 0, "{name}: {failed} files failed, {matching} did not: nothing was tried");
+    }
+}
+
+#[test]
+fn plain() {
+    torture("sha256", 200);
+}
+
+#[test]
+fn sparse() {
+    torture("sparse", 60);
+    torture("sparse-lzo", 60);
+}
+
+#[test]
+fn gzip() {
+    torture("gzip9-sha256", 100);
+    torture("r15-gzip", 200);
+}
+
+#[test]
+fn lzo() {
+    torture("r15-lzo-xxhash64", 200);
+}
+
+#[test]
+fn chain() {
+    torture("chain-accurate", 60);
+    torture("r15-chain", 60);
+}
+
+#[test]
+fn interleaved() {
+    torture("interleaved", 20);
+}
+
+#[test]
+fn three_volumes() {
+    torture("span3", 40);
+}
+
+#[test]
+fn small_blocks() {
+    torture("block-1k", 100);
+}

@@ -68,22 +68,8 @@ impl Random {
 }
 
 /// Extremes that length and number fields are set to.
-const EXTREMES: [u32; 14] = [
-    0,
-    1,
-    11,
-    12,
-    23,
-    24,
-    25,
-    0x7fff_ffff,
-    0x8000_0000,
-    0xffff_fffe,
-    0xffff_ffff,
-    20_000_000,
-    20_000_001,
-    64_512,
-];
+const EXTREMES: [u32; 14] =
+    [0, 1, 11, 12, 23, 24, 25, 0x7fff_ffff, 0x8000_0000, 0xffff_fffe, 0xffff_ffff, 20_000_000, 20_000_001, 64_512];
 
 fn word(bytes: &[u8], at: usize) -> u32 {
     u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap())

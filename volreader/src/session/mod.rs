@@ -232,6 +232,19 @@ impl SessionData {
         Ok(Some(block))
     }
 
+    /// Make sure that block `number` has been verified, if the policy wants it so: before what was peeked in it is
+    /// taken for the truth.
+    ///
+    /// # Errors
+    ///
+    /// As [`block`](Self::block), and when there is no such block.
+    pub fn vouch(&self, number: u32) -> Result<()> {
+        if self.must_verify(number) && self.block(number)?.is_none() {
+            return Err(self.ends("here"));
+        }
+        Ok(())
+    }
+
     /// Whether the policy wants block `number` verified before bytes of it are delivered.
     #[must_use]
     pub fn must_verify(&self, number: u32) -> bool {

@@ -203,10 +203,16 @@ fn is_unguarded(volume: &[u8]) -> bool {
     })
 }
 
-/// Open the volumes in `folder` and read everything; compare it with `truth`, or keep it where there is none.
-fn visit(folder: &Path, truth: Option<&Truth>) -> Seen {
+/// Open the volumes in `folder` with the keys in `keys` and read everything; compare it with `truth`, or keep it where there is none.
+fn visit(folder: &Path, keys: &Path, truth: Option<&Truth>) -> Seen {
     let mut seen = Seen::default();
-    let options = Options { volumes: vec![folder.to_owned()], cache_bytes: Some(CACHE_BYTES), ..Options::default() };
+    let options = Options {
+        volumes: vec![folder.to_owned()],
+        keys: ["fd.pem", "master.pem"].map(|name| keys.join(name)).into_iter().filter(|key| key.exists()).collect(),
+        volume_keys: Some(keys.join("volumes")).filter(|folder| folder.exists()),
+        cache_bytes: Some(CACHE_BYTES),
+        ..Options::default()
+    };
     let archive = Archive::open(options).unwrap();
     let Ok(jobs) = archive.jobs() else { return seen };
     for job in &jobs {
@@ -359,7 +365,7 @@ fn read_content(content: &Content, take: &mut dyn FnMut(u64, &[u8], bool)) -> bo
 }
 
 /// Visit the volumes `files` with a limit of time and memory.
-fn judge(files: &[(PathBuf, Vec<u8>)], truth: Option<&Arc<Truth>>, what: &str) -> Seen {
+fn judge(files: &[(PathBuf, Vec<u8>)], keys: &Path, truth: Option<&Arc<Truth>>, what: &str) -> Seen {
     let folder = tempfile::tempdir().unwrap();
     for (name, bytes) in files {
         fs::write(folder.path().join(name), bytes).unwrap();
@@ -367,9 +373,9 @@ fn judge(files: &[(PathBuf, Vec<u8>)], truth: Option<&Arc<Truth>>, what: &str) -
     MEMORY.reset_peak_usage();
     let before = MEMORY.current_usage();
     let (told, ended) = mpsc::channel();
-    let path = folder.path().to_owned();
+    let (path, keys) = (folder.path().to_owned(), keys.to_owned());
     let truth = truth.cloned();
-    let worker = thread::spawn(move || told.send(visit(&path, truth.as_deref())));
+    let worker = thread::spawn(move || told.send(visit(&path, &keys, truth.as_deref())));
     let seen = match ended.recv_timeout(PATIENCE) {
         Ok(seen) => seen,
         Err(mpsc::RecvTimeoutError::Timeout) => panic!("{what}: no end within {PATIENCE:?}"),
@@ -393,7 +399,8 @@ fn torture(name: &str, rounds: u64) {
         })
         .collect();
     volumes.sort();
-    let whole = judge(&volumes, None, name);
+    let keys = case.join("keys");
+    let whole = judge(&volumes, &keys, None, name);
     let Seen { matching, failed, wrong, kept, .. } = whole;
     assert!(matching > 0 && failed == 0 && wrong.is_empty(), "{name} unharmed: {failed} failed, {wrong:#?}");
     let truth = Arc::new(kept);
@@ -412,7 +419,7 @@ fn torture(name: &str, rounds: u64) {
         if let (Some(_), Some(keep)) = (first, std::env::var_os("MUTATION_KEEP")) {
             fs::write(keep, &harmed[which].1).unwrap();
         }
-        let seen = judge(&harmed, Some(&truth), &what);
+        let seen = judge(&harmed, &keys, Some(&truth), &what);
         if !malice && !is_unguarded(&harmed[which].1) {
             assert!(seen.wrong.is_empty(), "{what}: delivered what was not stored: {:#?}", seen.wrong);
         }
@@ -438,6 +445,22 @@ fn sparse() {
 fn gzip() {
     torture("gzip9-sha256", 100);
     torture("r15-gzip", 200);
+}
+
+#[test]
+fn encrypted_files() {
+    torture("pki-gzip", 100);
+    torture("pki-lzo", 100);
+}
+
+#[test]
+fn encrypted_volume() {
+    torture("r15-volume-encryption-256", 100);
+}
+
+#[test]
+fn xattrs_and_acls() {
+    torture("xattr-acl", 100);
 }
 
 #[test]

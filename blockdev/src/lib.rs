@@ -1,13 +1,18 @@
 //! Random-access bytes: the waist through which every source meets every door.
 //!
 //! A backup file inside a Bacula volume, a disk image and a live VM's disk are all the same thing to
-//! whoever reads them: a size and bytes at offsets. This crate says what that means ([`ReadAt`]) and what
-//! can go wrong ([`Error`]). It knows nobody; everybody knows it.
+//! whoever reads them: a size and bytes at offsets. This crate says what that means ([`ReadAt`], [`BlockDevice`],
+//! [`WriteAt`]) and what can go wrong ([`Error`]), reads the disk image formats ([`images`]), and has the layers that
+//! are put between a source and a door ([`layers`]). It knows nobody; everybody knows it.
 
+mod device;
 mod error;
 mod extent;
+pub mod file;
+pub mod images;
 mod read_at;
 
+pub use device::{BlockDevice, BlockSizes, WriteAt};
 pub use error::{Error, ErrorKind, Result};
 pub use extent::{Extent, ExtentKind};
 pub use read_at::{MappedRun, ReadAt};

@@ -40,9 +40,13 @@ where
     command
 }
 
-/// The command line as one would type it.
+/// The command line as one would type it: `cargo`, wherever this one is.
 pub fn shown(command: &Command) -> String {
-    std::iter::once(command.get_program())
+    let program = match command.get_program() {
+        program if std::env::var_os("CARGO").is_some_and(|cargo| cargo == program) => "cargo".as_ref(),
+        program => program,
+    };
+    std::iter::once(program)
         .chain(command.get_args())
         .map(|word| quoted(&word.to_string_lossy()))
         .collect::<Vec<_>>()

@@ -96,7 +96,7 @@ pub trait Engine: Send + Sync {
         column.0.to_owned()
     }
 
-    /// How SQL names parameter `number` (from 1) of sort `kind`.
+    /// How SQL names parameter `number` (from 1, in the order of the text: MySQL counts them) of sort `kind`.
     fn placeholder(&self, number: usize, kind: Kind) -> String;
 }
 
@@ -106,6 +106,15 @@ pub struct Sql<E: Engine> {
     engine: E,
     idle: Mutex<Vec<E::Connection>>,
     queries: Queries,
+}
+
+/// Where a schema has the names of files.
+#[derive(Clone, Copy)]
+enum Names {
+    /// In the rows of `File`: since schema 1021 or so.
+    InFile,
+    /// In a table of their own, `Filename`.
+    InTheirOwnTable,
 }
 
 /// The queries of one schema, in the words of one engine.
@@ -139,10 +148,10 @@ impl<E: Engine> Sql<E> {
             Err(error) if error.kind() == ErrorKind::Unsupported => Ok(false),
             Err(error) => Err(error),
         };
-        let (name, join) = if has("SELECT Filename FROM File WHERE 1 = 0")? {
-            ("File.Filename", "")
+        let names = if has("SELECT Filename FROM File WHERE 1 = 0")? {
+            Names::InFile
         } else if has("SELECT FilenameId FROM File WHERE 1 = 0")? {
-            ("Filename.Name", " JOIN Filename ON Filename.FilenameId = File.FilenameId")
+            Names::InTheirOwnTable
         } else {
             return Err(Error::unsupported(format!(
                 "catalog {}: schema version {version} has File rows of an unknown form (or they may not be read); \
@@ -150,7 +159,7 @@ impl<E: Engine> Sql<E> {
                 catalog.shown
             )));
         };
-        catalog.queries = catalog.queries_for(name, join);
+        catalog.queries = catalog.queries_for(names);
         Ok(catalog)
     }
 
@@ -159,8 +168,19 @@ impl<E: Engine> Sql<E> {
         columns.join(", ")
     }
 
-    fn queries_for(&self, name: &'static str, join: &str) -> Queries {
+    fn queries_for(&self, names: Names) -> Queries {
         let place = |number, kind| self.engine.placeholder(number, kind);
+        let (name, join) = match names {
+            Names::InFile => ("File.Filename", ""),
+            Names::InTheirOwnTable => ("Filename.Name", " JOIN Filename ON Filename.FilenameId = File.FilenameId"),
+        };
+        let asked = place(3, Kind::Bytes);
+        let is_asked = match names {
+            Names::InFile => format!("File.Filename = {asked}"),
+            Names::InTheirOwnTable => {
+                format!("File.FilenameId IN (SELECT FilenameId FROM Filename WHERE Name = {asked})")
+            }
+        };
         let jobs = self.columns(&row::JOB);
         let media = self.columns(&row::MEDIA);
         let file = self.columns(&row::file_columns(name));
@@ -178,12 +198,14 @@ impl<E: Engine> Sql<E> {
                 "SELECT {file} FROM File JOIN Path ON Path.PathId = File.PathId{join} WHERE File.JobId = {}",
                 place(1, Kind::Int)
             ),
+            // Subqueries and not joins: all engines then go by (job, path, name), the index that File always has. From
+            // a join, SQLite concludes that the job's number is selective and reads all its rows.
             file: format!(
-                "SELECT {file} FROM Path JOIN File ON File.PathId = Path.PathId{join} \
-                 WHERE Path.Path = {} AND File.JobId = {} AND {name} = {} ORDER BY File.FileIndex DESC LIMIT 1",
-                place(1, Kind::Bytes),
-                place(2, Kind::Int),
-                place(3, Kind::Bytes)
+                "SELECT {file} FROM File JOIN Path ON Path.PathId = File.PathId{join} WHERE File.JobId = {} \
+                 AND File.PathId IN (SELECT PathId FROM Path WHERE Path = {}) AND {is_asked} \
+                 ORDER BY File.FileIndex DESC LIMIT 1",
+                place(1, Kind::Int),
+                place(2, Kind::Bytes),
             ),
         }
     }
@@ -283,7 +305,7 @@ impl<E: Engine> Catalog for Sql<E> {
 
     fn find_file(&self, job_id: u32, path: &[u8], name: &[u8]) -> Result<Option<OwnedCatalogFile>> {
         let mut found = None;
-        let params = [Param::Name(path), Param::Int(i64::from(job_id)), Param::Name(name)];
+        let params = [Param::Int(i64::from(job_id)), Param::Name(path), Param::Name(name)];
         self.query(&self.queries.file, &params, &mut |row| {
             found = Some(row::file(row)?.into());
             Ok(())

@@ -162,35 +162,34 @@ impl Prober {
         Ok(low.checked_sub(1).and_then(|i| self.ranges.get(i)))
     }
 
-    /// Bisect `range` for the last block that is `before` what is looked for.
+    /// Search `range` from `low` on, and below `high` if that is known, for the last block that is `before` what is
+    /// looked for. Where its number is known, `aim` is that.
     fn bisect(
         &self,
         range: &Range,
         mut low: Hit,
-        guess: Option<Address>,
+        mut high: Option<Hit>,
+        aim: Option<u32>,
         before: &mut dyn FnMut(&Hit) -> Result<bool>,
     ) -> Result<Hit> {
-        let mut high = range.media.end + 1;
-        let mut guess = guess;
-        for _ in 0..MAX_PROBES {
+        let mut end = high.map_or(range.media.end + 1, |h| h.address);
+        for round in 0..MAX_PROBES {
             let next = low.address + u64::from(low.header.len);
-            if next >= high {
+            if next >= end || aim == Some(low.header.number) {
                 return Ok(low);
             }
-            // Blocks are mostly of one length: guess at a multiple of it.
-            let stride = u64::from(low.header.len.max(super::DEFAULT_BLOCK_LEN.min(low.header.len)));
-            let halfway = low.address + ((high - low.address) / stride / 2).max(1) * stride;
-            let at = guess.take().unwrap_or(halfway).clamp(next, high - 1);
+            let at = aim.and_then(|number| guess(number, &low, high.as_ref(), round));
+            let at = at.unwrap_or_else(|| halfway(&low, end)).clamp(next, end - 1);
             match self.ours(range, at)? {
-                Some(hit) if hit.address > low.address && hit.address < high => {
+                Some(hit) if hit.address > low.address && hit.address < end => {
                     if before(&hit)? {
                         low = hit;
                     } else {
-                        high = hit.address;
+                        (high, end) = (Some(hit), hit.address);
                     }
                 }
                 // Only others' blocks from there to the end of the bracket.
-                _ if at > next => high = at,
+                _ if at > next => end = at,
                 _ => return Ok(low),
             }
         }
@@ -206,16 +205,16 @@ impl Prober {
 impl Finder for Prober {
     fn find(&self, number: u32, map: &BlockMap) -> Result<Option<BlockPlace>> {
         let Some(range) = self.range_of(number)? else { return Ok(None) };
-        let start = range.media.start..=range.media.end;
-        let known = map.before(number).filter(|(_, p)| Some(p.volume) == range.volume && start.contains(&p.address));
-        let anchor = match known {
-            Some((_, place)) => self.header(range, place.address)?.map(|header| Hit { address: place.address, header }),
-            None => self.first(range)?,
+        let known = |block: Option<(u32, BlockPlace)>| {
+            let here = range.media.start..=range.media.end;
+            let (_, place) = block.filter(|(_, p)| Some(p.volume) == range.volume && here.contains(&p.address))?;
+            Some(self.header(range, place.address).transpose()?.map(|header| Hit { address: place.address, header }))
         };
+        let anchor = known(map.before(number)).map_or_else(|| self.first(range), |hit| hit.map(Some))?;
         let Some(anchor) = anchor.filter(|h| h.header.number <= number) else { return Ok(None) };
-        let distance = u64::from(number - anchor.header.number);
-        let guess = anchor.address.checked_add(distance * u64::from(anchor.header.len)).filter(|_| distance > 0);
-        let hit = self.bisect(range, anchor, guess, &mut |hit| Ok(hit.header.number <= number))?;
+        let behind = known(map.at_or_after(number)).transpose()?;
+        let behind = behind.filter(|h| h.header.number > number && h.address > anchor.address);
+        let hit = self.bisect(range, anchor, behind, Some(number), &mut |hit| Ok(hit.header.number <= number))?;
         if hit.header.number == number { self.place(range, &hit).map(Some) } else { Ok(None) }
     }
 
@@ -234,7 +233,7 @@ impl Finder for Prober {
             ))
         })?;
         let volume = self.store.volume(range.volume.ok_or_else(|| missing(range))?)?;
-        let hit = self.bisect(range, first, None, &mut |hit| {
+        let hit = self.bisect(range, first, None, None, &mut |hit| {
             if hit.header.encrypted {
                 let bytes = volume.read_block(hit.address, &hit.header)?;
                 return Ok(starts_before(bytes.get(hit.header.header_len() as usize..), file_index));
@@ -245,6 +244,25 @@ impl Finder for Prober {
         })?;
         Ok((hit.header.number, self.place(range, &hit)?))
     }
+}
+
+/// Where block `number` is if all blocks between it and one of its known neighbours are as long as `low`: few are
+/// shorter, and those are mostly on one side. `None` when it is time to halve.
+fn guess(number: u32, low: &Hit, high: Option<&Hit>, round: u32) -> Option<Address> {
+    let stride = u64::from(low.header.len);
+    match (round % 3, high) {
+        (0, _) => low.address.checked_add(u64::from(number.checked_sub(low.header.number)?).checked_mul(stride)?),
+        (1, Some(high)) => {
+            high.address.checked_sub(u64::from(high.header.number.checked_sub(number)?).checked_mul(stride)?)
+        }
+        _ => None,
+    }
+}
+
+/// The middle between `low` and `end`, at a multiple of a block's length: blocks are mostly of one length.
+fn halfway(low: &Hit, end: Address) -> Address {
+    let stride = u64::from(low.header.len);
+    low.address + ((end - low.address) / stride / 2).max(1) * stride
 }
 
 /// Whether a block whose records start with `body` begins before file `file_index`.

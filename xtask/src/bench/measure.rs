@@ -33,16 +33,21 @@ pub struct Cost {
 pub fn median(prepare: Option<&str>, line: &str, runs: usize) -> Result<Cost> {
     let mut costs = Vec::with_capacity(runs);
     for run in 0..=runs {
-        if let Some(prepare) = prepare {
-            cmd::run_quietly(&mut cmd::command("sh", ["-c", prepare]))?;
-        }
-        let cost = in_own_process(line)?;
+        let cost = single(prepare, line)?;
         if run > 0 {
             costs.push(cost);
         }
     }
     costs.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
     costs.get(costs.len() / 2).copied().context("at least one run is needed")
+}
+
+/// Runs `prepare`, untimed, and then `line`, once and with no run to warm up: for what takes minutes.
+pub fn single(prepare: Option<&str>, line: &str) -> Result<Cost> {
+    if let Some(prepare) = prepare {
+        cmd::run_quietly(&mut cmd::command("sh", ["-c", prepare]))?;
+    }
+    in_own_process(line)
 }
 
 fn in_own_process(line: &str) -> Result<Cost> {

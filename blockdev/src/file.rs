@@ -1,0 +1,101 @@
+//! Files and block devices of the host as sources.
+
+use std::{fs::File, os::fd::AsFd, path::Path};
+
+use rustix::fs::{FileType, SeekFrom};
+
+use crate::{BlockDevice, BlockSizes, Error, Extent, ExtentKind, MappedRun, ReadAt, Result};
+
+/// A file or block device of the host, opened for reading.
+#[derive(Debug)]
+pub struct HostFile {
+    file: File,
+    name: String,
+    size: u64,
+}
+
+impl HostFile {
+    /// The file at `path`.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be opened, or is neither a regular file nor a block device.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(|e| Error::io(format!("cannot open {}", path.display()), e))?;
+        Self::new(file, path.display().to_string())
+    }
+
+    /// An open file; `name` is for messages.
+    ///
+    /// # Errors
+    ///
+    /// When its size cannot be told, or it is neither a regular file nor a block device.
+    pub fn new(file: File, name: impl Into<String>) -> Result<Self> {
+        let name = name.into();
+        let failed = |e: rustix::io::Errno| Error::io(format!("cannot read {name}"), e.into());
+        let stat = rustix::fs::fstat(&file).map_err(failed)?;
+        let size = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => u64::try_from(stat.st_size).unwrap_or(0),
+            FileType::BlockDevice => rustix::fs::seek(&file, SeekFrom::End(0)).map_err(failed)?,
+            _ => return Err(Error::invalid(format!("{name} is neither a file nor a block device"))),
+        };
+        Ok(Self { file, name, size })
+    }
+}
+
+impl ReadAt for HostFile {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
+        let left = usize::try_from(self.size.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let wanted = buf.len().min(left);
+        let mut done = 0;
+        while done < wanted {
+            let rest = buf.get_mut(done..wanted).unwrap_or_default();
+            match rustix::io::pread(self.file.as_fd(), rest, offset + done as u64) {
+                Ok(0) => {
+                    return Err(Error::damaged(format!("{} has become shorter than {} bytes", self.name, self.size)));
+                }
+                Ok(n) => done += n,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(e) => {
+                    let at = offset + done as u64;
+                    return Err(Error::io(format!("cannot read {} at byte {at}", self.name), e.into()));
+                }
+            }
+        }
+        Ok(done)
+    }
+
+    fn extent_at(&self, offset: u64) -> Result<Option<Extent>> {
+        if offset >= self.size {
+            return Ok(None);
+        }
+        let data = match rustix::fs::seek(&self.file, SeekFrom::Data(offset)) {
+            Ok(data) => data.min(self.size),
+            Err(rustix::io::Errno::NXIO) => self.size,
+            // Not every filesystem and no block device knows holes.
+            Err(_) => offset,
+        };
+        if data > offset {
+            return Ok(Some(Extent { range: offset..data, kind: ExtentKind::Hole }));
+        }
+        let end = rustix::fs::seek(&self.file, SeekFrom::Hole(offset)).unwrap_or(self.size);
+        // A file that is being changed may give anything.
+        let end = if end > offset { end.min(self.size) } else { self.size };
+        Ok(Some(Extent { range: offset..end, kind: ExtentKind::Data }))
+    }
+
+    fn map(&self, offset: u64, len: u64) -> Option<MappedRun<'_>> {
+        let len = len.min(self.size.checked_sub(offset)?);
+        (len > 0).then_some(MappedRun { file: &self.file, offset, len })
+    }
+}
+
+impl BlockDevice for HostFile {
+    fn block_sizes(&self) -> BlockSizes {
+        BlockSizes::CLASSIC
+    }
+}

@@ -1,0 +1,102 @@
+//! Which format a file has, told by its own bytes, never by its name.
+//!
+//! Bytes at the head of a *raw* disk belong to its guest, which may write there whatever it likes; a disk that is inside
+//! an image is never asked again. Where a guest could only write at its end (the footer of a fixed VHD), the footer
+//! has to fit in every respect, and a GPT that ends behind it speaks against it.
+
+use std::fmt;
+
+use crate::{Error, ReadAt, Result};
+
+/// A format of disk images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Format {
+    /// The disk itself.
+    Raw,
+    /// QEMU's qcow2, versions 2 and 3.
+    Qcow2,
+    /// VMware's VMDK, all kinds.
+    Vmdk,
+    /// Microsoft's VHD.
+    Vhd,
+    /// Microsoft's VHDX.
+    Vhdx,
+    /// VirtualBox's VDI.
+    Vdi,
+}
+
+impl Format {
+    /// All of them.
+    pub const ALL: [Self; 6] = [Self::Raw, Self::Qcow2, Self::Vmdk, Self::Vhd, Self::Vhdx, Self::Vdi];
+
+    /// Its name, which is its usual file name extension too.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
+            Self::Vmdk => "vmdk",
+            Self::Vhd => "vhd",
+            Self::Vhdx => "vhdx",
+            Self::Vdi => "vdi",
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::str::FromStr for Format {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let format = Self::ALL.into_iter().find(|f| f.name() == name).or(match name {
+            "vpc" => Some(Self::Vhd),
+            "img" | "flat" => Some(Self::Raw),
+            _ => None,
+        });
+        format.ok_or_else(|| Error::invalid(format!("{name:?} is no image format: raw, qcow2, vmdk, vhd, vhdx, vdi")))
+    }
+}
+
+/// Bytes at the head of a file that are looked at.
+const HEAD: usize = 1024;
+
+/// The format of `file`. What has no magic is raw.
+///
+/// # Errors
+///
+/// When the file cannot be read.
+pub fn detect(file: &dyn ReadAt) -> Result<Format> {
+    let mut head = [0; HEAD];
+    let n = file.read_at(&mut head, 0)?;
+    let head = head.get(..n).unwrap_or_default();
+    let known = by_head(head);
+    if let Some(format) = known {
+        return Ok(format);
+    }
+    Ok(if super::vhd::is_fixed(file)? { Format::Vhd } else { Format::Raw })
+}
+
+fn by_head(head: &[u8]) -> Option<Format> {
+    const SESPARSE: [u8; 8] = 0xcafe_babe_u64.to_le_bytes();
+    const VDI: [u8; 4] = 0xbeda_107f_u32.to_le_bytes();
+    if head.starts_with(b"QFI\xfb") {
+        Some(Format::Qcow2)
+    } else if [&b"KDMV"[..], b"COWD", &SESPARSE].iter().any(|magic| head.starts_with(magic))
+        || super::vmdk::is_descriptor(head)
+    {
+        Some(Format::Vmdk)
+    } else if head.starts_with(b"vhdxfile") {
+        Some(Format::Vhdx)
+    } else if head.starts_with(b"conectix") {
+        Some(Format::Vhd)
+    } else if head.get(64..68) == Some(&VDI) {
+        Some(Format::Vdi)
+    } else {
+        None
+    }
+}

@@ -42,6 +42,10 @@ pub struct Sources {
     #[arg(long, global = true, value_name = "DIR", help_heading = "Sources")]
     pub volume_keys: Option<PathBuf>,
 
+    /// Disk images outside any backup: they appear as images/<file name>
+    #[arg(long = "image", global = true, num_args = 1.., value_name = "FILE", help_heading = "Sources")]
+    pub images: Vec<PathBuf>,
+
     /// Folder for indexes
     #[arg(long, global = true, value_name = "DIR", env = "REVENANT_CACHE", help_heading = "Sources")]
     pub cache: Option<PathBuf>,
@@ -79,9 +83,14 @@ pub enum Integrity {
 pub enum Command {
     /// List jobs
     Jobs,
+    /// List machines and their restore points
+    Points {
+        /// Only this machine
+        machine: Option<String>,
+    },
     /// List any path of the tree
     Ls {
-        /// Paths in the tree: jobs/..., clients/...
+        /// Paths in the tree: jobs/..., clients/..., machines/..., images/...
         #[arg(value_name = "TREE-PATH")]
         paths: Vec<OsString>,
         /// Attributes, too
@@ -159,12 +168,13 @@ impl Cli {
     #[must_use]
     pub fn from_process() -> Self {
         let mut cli = Self::parse();
-        let Sources { volumes, keys, .. } = &mut cli.sources;
+        let Sources { volumes, keys, images, .. } = &mut cli.sources;
+        let mut options = [volumes, keys, images];
         match &mut cli.command {
-            Command::Ls { paths, .. } => give_back(volumes, keys, paths),
+            Command::Ls { paths, .. } => give_back(&mut options, paths),
             Command::Extract { paths, .. } | Command::Verify { paths } => {
                 if paths.is_empty() {
-                    give_back(volumes, keys, paths);
+                    give_back(&mut options, paths);
                 }
                 if paths.is_empty() {
                     lacks("<TREE-PATH>...");
@@ -173,7 +183,7 @@ impl Cli {
             Command::Cat { path, .. } => {
                 let mut given = Vec::new();
                 if path.is_none() {
-                    give_back(volumes, keys, &mut given);
+                    give_back(&mut options, &mut given);
                     *path = given.pop();
                 }
                 if path.is_none() {
@@ -182,10 +192,17 @@ impl Cli {
             }
             Command::Mount { mountpoint, .. } => {
                 if mountpoint.is_none() {
-                    *mountpoint = if volumes.len() > 1 { volumes.pop() } else { keys.pop().filter(|_| keys.len() > 1) };
+                    *mountpoint = options.iter_mut().find(|values| values.len() > 1).and_then(|values| values.pop());
                 }
                 if mountpoint.is_none() {
                     lacks("<MOUNTPOINT>");
+                }
+            }
+            Command::Points { machine } => {
+                let mut given = Vec::new();
+                if machine.is_none() {
+                    give_back(&mut options, &mut given);
+                    *machine = given.pop().map(|m| m.to_string_lossy().into_owned());
                 }
             }
             Command::Jobs | Command::Completions { .. } | Command::Man { .. } => {}
@@ -195,8 +212,8 @@ impl Cli {
 }
 
 /// Move the last values of an option that are no files of the host to `paths`.
-fn give_back(volumes: &mut Vec<PathBuf>, keys: &mut Vec<PathBuf>, paths: &mut Vec<OsString>) {
-    for values in [volumes, keys] {
+fn give_back(options: &mut [&mut Vec<PathBuf>], paths: &mut Vec<OsString>) {
+    for values in options {
         let kept = values.iter().rposition(|p| p.exists()).map_or(0, |i| i + 1);
         // Of several missing files the first is what was meant as the option's value.
         let moved = values.split_off(kept.max(1).min(values.len()));

@@ -5,6 +5,7 @@
 //! [`WriteAt`]) and what can go wrong ([`Error`]), reads the disk image formats ([`images`]), and has the layers that
 //! are put between a source and a door ([`layers`]). It knows nobody; everybody knows it.
 
+pub mod copy;
 mod device;
 mod error;
 mod extent;

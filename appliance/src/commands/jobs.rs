@@ -4,7 +4,7 @@ use std::{io::Write, sync::Arc};
 
 use blockdev::Result;
 use serde_json::{Value, json};
-use vfs::providers::clients;
+use vfs::providers::points;
 use volreader::archive::{
     Archive, Job,
     job::{level_name, status_name},
@@ -94,6 +94,6 @@ fn value(archive: &Archive, job: &Arc<Job>) -> Result<Value> {
         "streams": streams,
         "objects": objects,
         "tree_path": format!("jobs/{}", f.folder()),
-        "point_path": clients::point_path(archive, job)?,
+        "point_path": points::point_path(archive, job)?,
     }))
 }

@@ -5,6 +5,7 @@ mod extract;
 mod jobs;
 mod ls;
 mod mount;
+mod points;
 mod verify;
 
 use std::{
@@ -17,7 +18,10 @@ use std::{
 
 use blockdev::{Error, Result};
 use clap::CommandFactory;
-use vfs::node::Node;
+use vfs::{
+    node::Node,
+    providers::{self, Sources, Tree},
+};
 use volreader::archive::{Archive, point::Point};
 
 use crate::{
@@ -38,6 +42,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
         }
         Command::Man { folder } => manual(folder).map(|()| 0),
         Command::Jobs => jobs::run(cli),
+        Command::Points { machine } => points::run(cli, machine.as_deref()),
         Command::Ls { paths, long, recursive } => ls::run(cli, paths, ls::How { long: *long, recursive: *recursive }),
         Command::Cat { path, offset, length } => cat::run(cli, path.as_deref().unwrap_or_default(), *offset, *length),
         Command::Extract { paths, output, keep_existing, no_digests, workers } => {
@@ -56,17 +61,25 @@ fn manual(folder: &Path) -> Result<()> {
         .map_err(|e| Error::io(format!("cannot write manual pages into {}", folder.display()), e))
 }
 
-/// The archive and its tree.
+/// The sources and their tree.
 struct Opened {
     archive: Arc<Archive>,
-    tree: Node,
+    tree: Tree,
 }
 
 fn open(cli: &Cli) -> Result<Opened> {
-    let archive = Archive::open(config::options(&cli.sources)?)?;
+    let options = config::options(&cli.sources)?;
+    let has_archive = !options.volumes.is_empty() || options.catalog.is_some();
+    if !has_archive && cli.sources.images.is_empty() {
+        return Err(Error::invalid(
+            "no volumes are given; name files or folders by --volumes (or REVENANT_VOLUMES), a catalog by --catalog, or \
+             disk images by --image",
+        ));
+    }
+    let archive = Archive::open(options)?;
     progress::show_indexing(&archive, cli.sources.quiet || cli.sources.json);
-    let tree = vfs::providers::tree(&archive);
-    Ok(Opened { archive, tree })
+    let sources = Sources { archive: has_archive.then(|| Arc::clone(&archive)), images: cli.sources.images.clone() };
+    Ok(Opened { tree: providers::tree(&sources)?, archive })
 }
 
 impl Opened {
@@ -75,9 +88,9 @@ impl Opened {
         let components: Vec<&[u8]> =
             path.as_bytes().split(|&b| b == b'/').filter(|c| !c.is_empty() && *c != b".").collect();
         if components.is_empty() {
-            return Ok(self.tree.clone());
+            return Ok(self.tree.root.clone());
         }
-        let Node::Dir(root) = &self.tree else { return Err(Error::invalid("the tree has no root")) };
+        let Node::Dir(root) = &self.tree.root else { return Err(Error::invalid("the tree has no root")) };
         root.walk(&components)?.ok_or_else(|| {
             let shown = path.to_string_lossy();
             Error::not_found(format!("{shown} is not in the tree; see `revenant ls` and `revenant jobs` for what is"))
@@ -93,7 +106,7 @@ impl Opened {
         let mut missing = Vec::new();
         for job in &jobs {
             let in_jobs = shows(&format!("jobs/{}", job.facts.folder()));
-            let point = vfs::providers::clients::point_path(&self.archive, job).ok().flatten();
+            let point = providers::points::point_path(&self.archive, job).ok().flatten();
             let chain =
                 Point::of(job, &jobs).filter(|_| point.is_some_and(|p| shows(&p))).map(|p| p.chain).unwrap_or_default();
             for job in chain.iter().chain(in_jobs.then_some(job)) {

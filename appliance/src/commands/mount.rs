@@ -29,7 +29,7 @@ pub fn run(cli: &Cli, mountpoint: &Path, foreground: bool, threads: Option<usize
     });
     // Signals are caught before the mount exists, so that none leaves it behind.
     let mut signals = Signals::new(TERM_SIGNALS).map_err(|e| Error::io("cannot wait for signals", e))?;
-    let mount = vfs::fuse::mount(opened.tree.clone(), mountpoint, &options)?;
+    let mount = vfs::fuse::mount(opened.tree.root.clone(), mountpoint, &options)?;
     let unmounter = mount.unmounter();
     thread::spawn(move || {
         if signals.forever().next().is_some()

@@ -100,3 +100,55 @@ fn by_head(head: &[u8]) -> Option<Format> {
         None
     }
 }
+
+/// Whether raw bytes are a disk: they begin with a partition table, a volume group or a filesystem.
+///
+/// # Errors
+///
+/// When the file cannot be read.
+pub fn is_disk(file: &dyn ReadAt) -> Result<bool> {
+    let mut head = [0; 4096];
+    let n = file.read_at(&mut head, 0)?;
+    let head = head.get(..n).unwrap_or_default();
+    let at = |offset: usize, magic: &[u8]| head.get(offset..).is_some_and(|rest| rest.starts_with(magic));
+    let known = at(512, b"EFI PART")
+        || is_mbr(head, file.size())
+        || at(3, b"NTFS    ")
+        || at(3, b"EXFAT   ")
+        || at(3, b"ReFS\0")
+        || at(54, b"FAT1")
+        || at(82, b"FAT32   ")
+        || at(0, b"XFSB")
+        || at(0, b"LUKS\xba\xbe")
+        || at(1080, &0xef53_u16.to_le_bytes())
+        || (0..4).any(|sector| at(sector * 512, b"LABELONE"));
+    if known {
+        return Ok(true);
+    }
+    // btrfs keeps the first 64 KiB free, ZFS has its first uberblock at 128 KiB.
+    let mut magic = [0; 8];
+    let n = file.read_at(&mut magic, 0x1_0040)?;
+    Ok(magic.get(..n) == Some(b"_BHRfS_M"))
+}
+
+/// A master boot record whose entries could be. Kernels and boot sectors end with the same two bytes.
+fn is_mbr(head: &[u8], size: u64) -> bool {
+    let Some(table) = head.get(446..512).filter(|t| t.ends_with(&[0x55, 0xaa])) else { return false };
+    let word =
+        |entry: &[u8], at: usize| entry.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes);
+    let mut used = 0;
+    for entry in table.chunks_exact(16).take(4) {
+        let (status, kind) = (entry.first().copied(), entry.get(4).copied());
+        if !matches!(status, Some(0 | 0x80)) {
+            return false;
+        }
+        if kind != Some(0) {
+            let (start, sectors) = (word(entry, 8), word(entry, 12));
+            if start == 0 || sectors == 0 || u64::from(start) * 512 >= size {
+                return false;
+            }
+            used += 1;
+        }
+    }
+    used > 0
+}

@@ -116,7 +116,7 @@ impl Disk {
         let end = start.saturating_add(WINDOW).min(self.size);
         let mut runs = Vec::new();
         // What no layer so far has had.
-        let mut open = Vec::from([start..end]);
+        let mut open: Vec<_> = std::iter::once(start..end).collect();
         for (number, layer) in (0_u32..).zip(&self.layers) {
             let mut still_open = Vec::new();
             for gap in open {

@@ -41,6 +41,8 @@ pub struct Info {
     pub identity: Option<String>,
     /// The image it was made on.
     pub parent: Option<Parent>,
+    /// Other files that hold parts of it (extents, a data file), as it names them.
+    pub parts: Vec<String>,
     /// Internal snapshots, as listed.
     pub snapshots: Vec<Snapshot>,
     /// Bitmaps of changed blocks, as listed.
@@ -62,6 +64,7 @@ impl Info {
             block_sizes: BlockSizes::CLASSIC,
             identity: None,
             parent: None,
+            parts: Vec::new(),
             snapshots: Vec::new(),
             bitmaps: Vec::new(),
             notes: Vec::new(),

@@ -1,13 +1,19 @@
 //! Where nodes come from.
 //!
-//! One module a top folder of the tree: [`jobs`] as they were stored, [`clients`] with their restore points;
-//! [`stored`] makes the nodes of backup files, which both show.
+//! One module a top folder of the tree: [`jobs`] as they were stored, `clients` with their restore points, [`machines`]
+//! whose disks are found in these, `images` that lie outside any backup. [`stored`] makes the nodes of backup files,
+//! [`points`] those of merged folders, [`disks`] the files that a disk is shown as, `folder` folders of ours.
 
-pub mod clients;
+mod clients;
+pub mod disks;
+mod folder;
+mod images;
 pub mod jobs;
+pub mod machines;
+pub mod points;
 mod stored;
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::{ops::ControlFlow, path::PathBuf, sync::Arc};
 
 use blockdev::Result;
 use volreader::archive::Archive;
@@ -17,16 +23,48 @@ use crate::node::{Attributes, Dir, Entry, Inode, Kind, Node, Time, Xattr};
 /// The inode number of the tree's root.
 pub const ROOT_INO: u64 = 1;
 
-/// The tree of an archive.
-#[must_use]
-pub fn tree(archive: &Arc<Archive>) -> Node {
-    let shared = stored::Shared::new(archive);
-    let since = shared.since;
-    let tops = vec![
-        (&b"jobs"[..], Arc::new(jobs::Jobs::new(Arc::clone(&shared))) as Arc<dyn Dir>),
-        (b"clients", Arc::new(clients::Clients::new(shared))),
-    ];
-    Node::Dir(Arc::new(Root { tops, since }))
+/// What the tree shows.
+#[derive(Default)]
+pub struct Sources {
+    /// Volumes and their jobs.
+    pub archive: Option<Arc<Archive>>,
+    /// Disk images outside any backup.
+    pub images: Vec<PathBuf>,
+}
+
+/// A tree, and what its providers know beyond it.
+pub struct Tree {
+    /// Its root.
+    pub root: Node,
+    /// The machines in the archive.
+    pub machines: Option<Arc<machines::Machines>>,
+}
+
+/// The tree of `sources`.
+///
+/// # Errors
+///
+/// When an image is not there.
+pub fn tree(sources: &Sources) -> Result<Tree> {
+    let mut tops: Vec<(&'static [u8], Arc<dyn Dir>)> = Vec::new();
+    let mut since = Time::default();
+    let mut machines = None;
+    if let Some(archive) = &sources.archive {
+        let shared = stored::Shared::new(archive);
+        since = shared.since;
+        let points = points::PointSet::new(&shared);
+        let all = machines::Machines::new(Arc::clone(&points));
+        tops.push((b"jobs", Arc::new(jobs::Jobs::new(Arc::clone(&shared)))));
+        tops.push((b"clients", Arc::new(clients::Clients::new(points))));
+        tops.push((b"machines", Arc::clone(&all) as Arc<dyn Dir>));
+        machines = Some(all);
+    }
+    if !sources.images.is_empty() {
+        let images = images::folder(&sources.images)?;
+        since = since.max(images.attributes()?.mtime);
+        tops.push((b"images", Arc::new(images)));
+    }
+    Ok(Tree { root: Node::Dir(Arc::new(Root { tops, since })), machines })
 }
 
 struct Root {

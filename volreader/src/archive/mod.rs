@@ -103,7 +103,7 @@ struct Found {
 }
 
 impl Archive {
-    /// Open volumes and catalog as `options` say. Indexing goes on in a thread.
+    /// Open volumes and catalog as `options` say. Indexing goes on in a thread. Without either there are no jobs.
     ///
     /// # Errors
     ///
@@ -113,11 +113,6 @@ impl Archive {
         let catalog = options.catalog.as_deref().map(catalog::open).transpose()?;
         for path in &options.volumes {
             path.metadata().map_err(|e| Error::io(format!("cannot open volumes {}", path.display()), e))?;
-        }
-        if options.volumes.is_empty() && catalog.is_none() {
-            return Err(Error::invalid(
-                "no volumes are given; name files or folders by --volumes (or REVENANT_VOLUMES), or a catalog by --catalog",
-            ));
         }
         let archive = Arc::new(Self {
             keys,
@@ -131,6 +126,8 @@ impl Archive {
         });
         if archive.catalog.is_some() {
             archive.load_catalog()?;
+        } else if archive.options.volumes.is_empty() {
+            archive.change(|found| found.complete = true);
         } else {
             let worker = Arc::clone(&archive);
             let spawned = std::thread::Builder::new().name("index".to_owned()).spawn(move || worker.index());
@@ -255,7 +252,11 @@ impl Archive {
             }
             *refreshed = Some(Instant::now());
         }
-        if self.catalog.is_some() { self.load_catalog() } else { self.index_pass() }
+        match &self.catalog {
+            Some(_) => self.load_catalog(),
+            None if self.options.volumes.is_empty() => Ok(()),
+            None => self.index_pass(),
+        }
     }
 
     /// Jobs and places from the catalog.

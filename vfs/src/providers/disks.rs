@@ -1,0 +1,130 @@
+//! A disk in the tree: one disk image, opened when it is first wanted, under as many file names as there are formats.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use blockdev::{
+    ReadAt, Result,
+    images::{self, Image, gate::Neighbours},
+};
+
+use super::{folder::Child, ino};
+use crate::node::{Attributes, Dir, File, Inode, Kind, Node, StoredDigest, Time, Xattr};
+
+/// Opens an image.
+type Open = Box<dyn Fn() -> Result<Image> + Send + Sync>;
+
+/// A disk image that is opened when it is first wanted, and then kept.
+pub struct LazyImage {
+    open: Open,
+    /// Whoever comes first opens it; the others wait. A failure is not kept.
+    opened: Mutex<Option<Arc<Image>>>,
+}
+
+impl LazyImage {
+    /// What `open` opens.
+    pub fn new(open: impl Fn() -> Result<Image> + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Self { open: Box::new(open), opened: Mutex::new(None) })
+    }
+
+    /// The image.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be opened.
+    pub fn get(&self) -> Result<Arc<Image>> {
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(image) = &*opened {
+            return Ok(Arc::clone(image));
+        }
+        let image = Arc::new((self.open)()?);
+        *opened = Some(Arc::clone(&image));
+        Ok(image)
+    }
+}
+
+/// The image `name` in `folder`; its other files are looked for there and nowhere else.
+pub fn image_in(folder: Arc<dyn Dir>, name: Vec<u8>) -> Arc<LazyImage> {
+    let folder = NodeFolder(folder);
+    LazyImage::new(move || {
+        let shown = String::from_utf8_lossy(&name);
+        let file = folder.open(&name)?.ok_or_else(|| blockdev::Error::not_found(format!("{shown} is gone")))?;
+        images::open(&shown, file, None, &folder)
+    })
+}
+
+/// The files of a folder of the tree, for images that need others.
+pub struct NodeFolder(pub Arc<dyn Dir>);
+
+impl NodeFolder {
+    fn open(&self, name: &[u8]) -> Result<Option<Arc<dyn ReadAt>>> {
+        match self.0.lookup(name)? {
+            Some(Node::File(file)) => file.open().map(Some),
+            _ => Ok(None),
+        }
+    }
+}
+
+impl Neighbours for NodeFolder {
+    fn find(&self, name: &str) -> Result<Option<Arc<dyn ReadAt>>> {
+        self.open(name.as_bytes())
+    }
+}
+
+/// What all faces of one disk share.
+#[derive(Clone)]
+pub struct Subject {
+    /// The disk.
+    pub image: Arc<LazyImage>,
+    /// Stands for this disk in this backup, and for no other.
+    pub identity: Vec<u8>,
+    /// The time of its files.
+    pub time: Time,
+}
+
+/// The files `<name>.raw` and so on that a disk is shown as.
+pub fn faces(name: &str, disk: &Subject) -> Vec<Child> {
+    let ino = ino(&[b"disk", &disk.identity, b"raw"]);
+    let face = Face { disk: disk.clone(), ino };
+    vec![Child::new(format!("{name}.raw"), Kind::File, ino, Node::File(Arc::new(face)))]
+}
+
+/// A disk as a file.
+struct Face {
+    disk: Subject,
+    ino: u64,
+}
+
+impl Inode for Face {
+    fn attributes(&self) -> Result<Attributes> {
+        let size = self.open()?.size();
+        let time = self.disk.time;
+        Ok(Attributes {
+            ino: self.ino,
+            kind: Kind::File,
+            permissions: 0o440,
+            nlink: 1,
+            uid: 0,
+            gid: 0,
+            rdev: (0, 0),
+            size,
+            allocated: size,
+            atime: time,
+            mtime: time,
+            ctime: time,
+        })
+    }
+
+    fn xattrs(&self) -> Result<Vec<Xattr>> {
+        Ok(Vec::new())
+    }
+}
+
+impl File for Face {
+    fn open(&self) -> Result<Arc<dyn ReadAt>> {
+        Ok(Arc::clone(&self.disk.image.get()?.disk) as Arc<dyn ReadAt>)
+    }
+
+    fn digest(&self) -> Result<Option<StoredDigest>> {
+        Ok(None)
+    }
+}

@@ -1,0 +1,97 @@
+//! Folders of ours, as opposed to stored ones: children that are made when they are first wanted.
+
+use std::{
+    ops::ControlFlow,
+    sync::{Arc, OnceLock},
+};
+
+use blockdev::Result;
+
+use super::folder_attributes;
+use crate::node::{Attributes, Dir, Entry, Inode, Kind, Node, Time, Xattr};
+
+/// A child of a [`Folder`]. Listing it must not open it: what a listing tells is here.
+pub struct Child {
+    name: Vec<u8>,
+    kind: Kind,
+    ino: u64,
+    node: Node,
+}
+
+impl Child {
+    /// `node`, whose attributes have this `kind` and `ino`.
+    pub fn new(name: impl Into<Vec<u8>>, kind: Kind, ino: u64, node: Node) -> Self {
+        Self { name: name.into(), kind, ino, node }
+    }
+
+    /// A folder of ours.
+    pub fn folder(name: impl Into<Vec<u8>>, folder: Folder) -> Self {
+        Self::new(name, Kind::Dir, folder.ino, Node::Dir(Arc::new(folder)))
+    }
+}
+
+/// Makes the children of a folder.
+type Make = Box<dyn Fn() -> Result<Vec<Child>> + Send + Sync>;
+
+/// A folder with a number and a time.
+pub struct Folder {
+    ino: u64,
+    time: Time,
+    children: OnceLock<Vec<Child>>,
+    make: Make,
+}
+
+impl Folder {
+    /// With children that are known.
+    pub fn of(ino: u64, time: Time, children: Vec<Child>) -> Self {
+        Self { ino, time, children: OnceLock::from(children), make: Box::new(|| Ok(Vec::new())) }
+    }
+
+    /// With children that `make` makes once, when they are first wanted. When it fails it is asked again next time.
+    pub fn lazy(ino: u64, time: Time, make: impl Fn() -> Result<Vec<Child>> + Send + Sync + 'static) -> Self {
+        Self { ino, time, children: OnceLock::new(), make: Box::new(make) }
+    }
+
+    fn children(&self) -> Result<&[Child]> {
+        if self.children.get().is_none() {
+            let made = (self.make)()?;
+            let _somebody_was_faster = self.children.set(made);
+        }
+        Ok(self.children.get().map_or(&[], Vec::as_slice))
+    }
+}
+
+impl Inode for Folder {
+    fn attributes(&self) -> Result<Attributes> {
+        Ok(folder_attributes(self.ino, self.time))
+    }
+
+    fn xattrs(&self) -> Result<Vec<Xattr>> {
+        Ok(Vec::new())
+    }
+}
+
+impl Dir for Folder {
+    fn lookup(&self, name: &[u8]) -> Result<Option<Node>> {
+        let children = self.children()?;
+        if let Some(exact) = children.iter().find(|c| c.name == name) {
+            return Ok(Some(exact.node.clone()));
+        }
+        // `@2026-11-20T02:00` means the one point that starts so.
+        let mut starting = children.iter().filter(|c| name.starts_with(b"@") && c.name.starts_with(name));
+        match (starting.next(), starting.next()) {
+            (Some(only), None) => Ok(Some(only.node.clone())),
+            _ => Ok(None),
+        }
+    }
+
+    fn list(&self, cookie: u64, sink: &mut dyn FnMut(Entry) -> ControlFlow<()>) -> Result<()> {
+        for (child, cookie) in self.children()?.iter().zip(1..).skip(cookie as usize) {
+            let entry = Entry { name: child.name.clone(), kind: child.kind, ino: child.ino, cookie };
+            if sink(entry).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}

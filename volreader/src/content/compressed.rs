@@ -86,11 +86,10 @@ impl PieceSource for CompressedRecords {
     }
 
     fn recover(&self, place: Place) -> Result<Option<Place>> {
-        let start = Self::pos(place).block;
-        for number in (1..=MAX_RECOVERY).map_while(|n| start.checked_add(n)) {
-            if u64::from(number) >= self.data.with_map(crate::session::map::BlockMap::end) {
-                return Ok(None);
-            }
+        let mut number = Self::pos(place).block;
+        for _ in 0..MAX_RECOVERY {
+            let Some(next) = number.checked_add(1).and_then(|n| self.data.from_number(n)) else { return Ok(None) };
+            number = next;
             let Ok(Some(resumed)) = Cursor::after_continuation(&self.data, number) else { continue };
             match Cursor::new(&self.data, resumed).peek() {
                 Ok(Some(r)) if r.file_index == self.file_index && r.stream == self.stream => {

@@ -221,10 +221,8 @@ impl Segments {
         let lost = RecordPos { block: end, offset: 0 };
         let mut number = self.end.block;
         for _ in 0..MAX_RECOVERY {
-            number = number.saturating_add(1);
-            if number >= end {
-                break;
-            }
+            let Some(next) = number.checked_add(1).and_then(|n| data.from_number(n)) else { break };
+            number = next;
             let Ok(Some(pos)) = Cursor::after_continuation(data, number) else { continue };
             let mut bytes = [0; record::HEADER_LEN as usize];
             let first = data.peek(number, header_len, &mut bytes).ok().and_then(|n| record::Header::parse(&bytes[..n]));

@@ -107,6 +107,8 @@ impl<'a> Cursor<'a> {
         if record.len > limit {
             return Err(Error::damaged(format!("a record of {} bytes where at most {limit} make sense", record.len)));
         }
+        // A header at the end of a block may have all of its payload in the next one.
+        data.vouch(record.pos.block)?;
         let mut payload = Vec::with_capacity(record.len as usize);
         Cursor::new(data, record.pos).payload_parts(record, &mut |block, offset, len| {
             let block = data.block(block)?.ok_or_else(|| data.ends("inside a record"))?;
@@ -134,6 +136,18 @@ impl<'a> Cursor<'a> {
             Ok(())
         })?;
         Ok((done == N).then_some(bytes))
+    }
+
+    /// The same, out of blocks that have been verified, and so has the record's header.
+    ///
+    /// # Errors
+    ///
+    /// When the volume cannot be read or its blocks do not verify.
+    pub fn verified_prefix<const N: usize>(data: &SessionData, record: &Record) -> Result<Option<[u8; N]>> {
+        data.vouch(record.pos.block)?;
+        let head = Record { len: record.len.min(N as u32), ..*record };
+        Cursor::new(data, record.pos).payload_parts(&head, &mut |block, _, _| data.vouch(block))?;
+        Self::peek_payload(data, record)
     }
 
     /// Call `part(block, offset, len)` for each run of the payload's bytes and stand behind the record after.

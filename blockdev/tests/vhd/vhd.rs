@@ -44,7 +44,8 @@ fn the_size_is_the_one_that_qemu_sees() {
     let folder = tempfile::tempdir().unwrap();
     let (image, _) = made("vpc", "subformat=dynamic,force_size=on", 5 << 20, &mut Random(2), folder.path());
     let path = folder.path().join("disk.vhd");
-    let creators = [b"vpc ", b"qemu", b"qem2", b"win ", b"d2v ", b"tap\0", b"CTXS", b"wa\0\0", b"vs  ", b"\0\0\0\0"];
+    // Of others, such as "wa\0\0" and "vs  ", QEMU thinks otherwise since version 10.
+    let creators = [b"vpc ", b"qemu", b"qem2", b"win ", b"d2v ", b"tap\0", b"CTXS"];
     let mut sizes = std::collections::BTreeSet::new();
     for creator in creators {
         // 2 MiB, and the largest geometry there is.

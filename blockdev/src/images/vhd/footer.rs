@@ -25,9 +25,9 @@ const SECTORS_MAX: u64 = 0xff00_0000;
 /// The largest geometry. A disk that has it may be larger.
 const GEOMETRY_MAX: u64 = 65535 * 16 * 255;
 
-/// Who writes the disk's size where it says so. All others (Virtual PC, old QEMU) have a disk as large as its geometry
-/// says: what is behind, their guests have never seen. XenServer's and Azure's names end with NULs.
-const SIZE_IS_EXACT: [&[u8]; 6] = [b"win ", b"qem2", b"d2v ", b"CTXS", b"tap", b"wa"];
+/// Whose disks are as large as their geometry says: Virtual PC and old QEMU. What the size field has behind, their
+/// guests have never seen. All others mean the size field, and QEMU 10 reads them so.
+const GEOMETRY_COUNTS: [&[u8; 4]; 2] = [b"vpc ", b"qemu"];
 
 /// The kinds of images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,12 +106,8 @@ impl Footer {
         let cylinders = u64::from(u16::from_be_bytes(self.field(56)));
         let [heads, sectors] = self.field(58).map(u64::from);
         let geometry = cylinders * heads * sectors;
-        let exact = SIZE_IS_EXACT.iter().any(|name| self.creator().starts_with(name));
-        let sectors = match geometry {
-            0 | GEOMETRY_MAX => self.current_size() / 512,
-            _ if exact => self.current_size() / 512,
-            geometry => geometry,
-        };
+        let counts = GEOMETRY_COUNTS.contains(&&self.creator()) && !matches!(geometry, 0 | GEOMETRY_MAX);
+        let sectors = if counts { geometry } else { self.current_size() / 512 };
         if sectors > SECTORS_MAX {
             return Err(Error::damaged(format!("the footer tells of {sectors} sectors, more than a VHD can have")));
         }

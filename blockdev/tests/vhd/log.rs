@@ -1,7 +1,8 @@
 //! VHDX images that were not closed: logs written here, and replayed in memory.
 //!
 //! What they have to give is a copy in which every change was made, with an empty log, as QEMU reads it. QEMU's own
-//! replay is asked too where it can be: it takes no heed of the tail, of the end of the ring and of older sequences.
+//! replay is asked too where it can be: it takes no heed of the tail, of the end of the ring and of
+//! older sequences, and it cannot read more descriptors than one sector has.
 
 use std::path::Path;
 
@@ -137,7 +138,8 @@ fn random_log(
     let (bat, data) = (bat(image), (5 << 20, image.len() as u64));
     let blocks: Vec<[u8; 8]> = (0..30).map(|i| image[bat + 8 * i..][..8].try_into().unwrap()).collect();
     let log_len = le32(image, HEADERS[0] + 68) as usize;
-    let mut log = Log::new(image, log_len - before_end);
+    let head = log_len - before_end;
+    let mut log = Log::new(image, head);
     let mut written = Vec::new();
     for _ in 0..entries {
         let mut changes = Vec::new();
@@ -158,7 +160,7 @@ fn random_log(
             }
         }
         // More than the first sector of an entry has room for.
-        if random.below(8) == 0 {
+        if head != 0 && random.below(4) == 0 {
             changes.extend((0..150).map(|_| Change::Zeros(data.0 + random.below(5000) * SECTOR as u64, SECTOR as u64)));
         }
         written.push((log.push(&changes), changes));
@@ -170,12 +172,12 @@ fn random_log(
 fn a_log_is_replayed() {
     let folder = tempfile::tempdir().unwrap();
     let mut random = Random(21);
-    for round in 0..12 {
+    for round in 0..6 {
         let options = "subformat=fixed,block_size=1M,block_state_zero=off";
         let (mut image, _) = made("vhdx", options, 30 << 20, &mut random, folder.path());
         // Every other one goes over the end of the ring.
         let before_end = if round % 2 == 0 { 1 << 20 } else { SECTOR * (1 + round) };
-        let written = random_log(&mut image, 1 + round * 2, before_end, &mut random);
+        let written = random_log(&mut image, 1 + round * 3, before_end, &mut random);
         let opened = open(image.clone()).unwrap();
         assert!(opened.members[0].info.notes[0].contains("replayed"), "{:?}", opened.members[0].info.notes);
         let clean = applied(&image, written.iter().flat_map(|(_, changes)| changes));

@@ -313,7 +313,11 @@ impl SessionData {
             return Ok(self.block(number)?.map_or(0, |b| from(&b.bytes, buf)));
         }
         let n = buf.len().min(place.len.saturating_sub(offset) as usize);
-        volume.medium().read_at(&mut buf[..n], place.address + u64::from(offset))
+        // Short would mean the end of the block; where the volume is cut off it is not.
+        if volume.medium().read_at(&mut buf[..n], place.address + u64::from(offset))? < n {
+            return Err(self.damaged_at(&place, "the volume ends inside this block"));
+        }
+        Ok(n)
     }
 
     /// A `Damaged` error that names the volume and the address.

@@ -80,6 +80,16 @@ pub(super) enum Kind {
     },
 }
 
+impl Kind {
+    /// The file that holds it.
+    pub(super) fn file(&self) -> Option<&str> {
+        match self {
+            Self::Zero => None,
+            Self::Flat { name, .. } | Self::Sparse { name } => Some(name),
+        }
+    }
+}
+
 impl Descriptor {
     /// The descriptor in `bytes`.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self> {

@@ -256,6 +256,7 @@ impl Builder {
             format: Some(Format::Vmdk),
             identity,
         });
+        info.parts = descriptor.extents.iter().filter_map(|e| e.kind.file()).map(str::to_owned).collect();
         info.notes = self.notes;
         if let Some(name) = &descriptor.change_track {
             info.notes.push(format!("its host tracks changed blocks in {name}"));

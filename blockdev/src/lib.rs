@@ -12,6 +12,7 @@ mod extent;
 pub mod file;
 pub mod images;
 mod read_at;
+pub mod zeros;
 
 pub use device::{BlockDevice, BlockSizes, WriteAt};
 pub use error::{Error, ErrorKind, Result};

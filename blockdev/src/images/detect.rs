@@ -74,20 +74,20 @@ pub fn detect(file: &dyn ReadAt) -> Result<Format> {
     let mut head = [0; HEAD];
     let n = file.read_at(&mut head, 0)?;
     let head = head.get(..n).unwrap_or_default();
-    let known = by_head(head);
+    let known = by_head(head, file.size());
     if let Some(format) = known {
         return Ok(format);
     }
     Ok(if super::vhd::is_fixed(file)? { Format::Vhd } else { Format::Raw })
 }
 
-fn by_head(head: &[u8]) -> Option<Format> {
+fn by_head(head: &[u8], size: u64) -> Option<Format> {
     const SESPARSE: [u8; 8] = 0xcafe_babe_u64.to_le_bytes();
     const VDI: [u8; 4] = 0xbeda_107f_u32.to_le_bytes();
     if head.starts_with(b"QFI\xfb") {
         Some(Format::Qcow2)
     } else if [&b"KDMV"[..], b"COWD", &SESPARSE].iter().any(|magic| head.starts_with(magic))
-        || super::vmdk::is_descriptor(head)
+        || super::vmdk::is_descriptor(head, size)
     {
         Some(Format::Vmdk)
     } else if head.starts_with(b"vhdxfile") {

@@ -122,6 +122,7 @@ fn info(tables: &Tables, header: &Header) -> Info {
     let mut info = Info::new(Format::Qcow2, header.variant(), header.size);
     info.cluster_size = Some(header.geometry.cluster_size());
     info.parent.clone_from(&header.backing);
+    info.parts.extend(header.data_file.clone());
     info.notes.clone_from(&header.notes);
     match snapshots::read(tables, header) {
         Ok(snapshots) => info.snapshots = snapshots.into_iter().map(|s| s.about).collect::<Vec<Snapshot>>(),

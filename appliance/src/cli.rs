@@ -8,6 +8,8 @@ use clap_complete::Shell;
 /// Bacula backups that get up and walk: volumes as a filesystem, without staging and without Bacula.
 #[derive(Debug, Parser)]
 #[command(name = "revenant", version, propagate_version = true, max_term_width = 110)]
+// `--volumes A B ls`: the values of an option end where the command begins.
+#[command(subcommand_precedence_over_arg = true)]
 pub struct Cli {
     #[command(flatten)]
     pub sources: Sources,

@@ -70,8 +70,10 @@ pub fn run(tool: &str, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) {
 
 /// `path` as a raw disk, by `qemu-img`, in `raw`.
 pub fn qemu_raw(format: &str, path: &Path, raw: &Path) -> HostFile {
-    let arguments: [&OsStr; 7] = [
+    let arguments: [&OsStr; 9] = [
         "convert".as_ref(),
+        "-t".as_ref(),
+        "unsafe".as_ref(),
         "-f".as_ref(),
         format.as_ref(),
         "-O".as_ref(),
@@ -141,14 +143,15 @@ pub fn assert_same(disk: &Disk, expected: &dyn ReadAt, random: &mut Random) {
     for _ in 0..2000.min(size) {
         assert_same_at(disk, expected, random.below(size), 1 + random.below(100_000) as usize);
     }
-    let (mut at, mut zeros) = (0, Vec::new());
+    let (mut at, mut buffer, zeros) = (0, vec![0xff; 1 << 20], vec![0; 1 << 20]);
     while let Some(extent) = disk.extent_at(at).unwrap() {
         assert!(extent.range.start == at && extent.range.end > at && extent.range.end <= size, "{extent:?} at {at}");
         while extent.kind == ExtentKind::Hole && at < extent.range.end {
-            zeros.resize((extent.range.end - at).min(1 << 20) as usize, 0xff);
-            expected.read_at(&mut zeros, at).unwrap();
-            assert!(zeros.iter().all(|b| *b == 0), "data in a hole near {at}");
-            at += zeros.len() as u64;
+            let len = (extent.range.end - at).min(1 << 20) as usize;
+            expected.read_at(&mut buffer[..len], at).unwrap();
+            // A comparison of slices is fast without optimization, too.
+            assert!(buffer[..len] == zeros[..len], "data in a hole near {at}");
+            at += len as u64;
         }
         at = extent.range.end;
     }
@@ -167,8 +170,8 @@ fn assert_same_at(disk: &Disk, expected: &dyn ReadAt, at: u64, len: usize) -> u6
 /// What anybody does with a disk that may be hostile: its ends, some of its middle, and a thousand of its extents.
 pub fn touch(image: &Image) {
     const READ_MAX: u64 = 64 << 20;
-    let disk = &image.disk;
     const STEP: u64 = 1 << 20;
+    let disk = &image.disk;
     let mut buffer = vec![0; STEP as usize];
     let mut at = 0;
     while at < disk.size().min(READ_MAX - 2 * STEP) {
@@ -184,5 +187,34 @@ pub fn touch(image: &Image) {
             Ok(None) => break,
             Err(_) => at = at.saturating_add(STEP),
         }
+    }
+}
+
+/// Change a few bytes: mostly in the header and the tables behind it, some in the footer, some to what hurts most.
+pub fn mutate(bytes: &mut Vec<u8>, random: &mut Random) {
+    if bytes.is_empty() {
+        return;
+    }
+    let size = bytes.len() as u64;
+    for _ in 0..1 + random.below(6) {
+        let at = match random.below(8) {
+            0..3 => random.below(size.min(96)),
+            3..6 => random.below(size.min(96 << 10)),
+            6 => size - 1 - random.below(size.min(2048)),
+            _ => random.below(size),
+        } as usize;
+        match random.below(4) {
+            0 => bytes[at] = 0xff,
+            1 => bytes[at] ^= 1 << random.below(8),
+            2 => bytes[at] = random.next() as u8,
+            _ => {
+                let end = bytes.len().min(at + 4);
+                let value = [0, 1, u32::MAX, 1 << 31, random.next() as u32][random.below(5) as usize];
+                bytes[at..end].copy_from_slice(&value.to_le_bytes()[..end - at]);
+            }
+        }
+    }
+    if random.below(10) == 0 {
+        bytes.truncate(random.below(size) as usize);
     }
 }

@@ -9,7 +9,10 @@ mod edit;
 
 use std::{ops::Range, path::Path, sync::Arc, time::Instant};
 
-use blockdev::{ReadAt, images};
+use blockdev::{
+    ReadAt,
+    images::{self, Format},
+};
 use peak_alloc::PeakAlloc;
 
 use common::{Folder, Random, real_image, touch};
@@ -23,8 +26,17 @@ const MEMORY_MAX: usize = 64 << 20;
 const SECONDS_MAX: u64 = 10;
 const ROUNDS: u64 = 400;
 
+/// What makes changed bytes an image again.
+struct Seal {
+    format: Format,
+    checksums: fn(&mut [u8]),
+}
+
+const VHD: Seal = Seal { format: Format::Vhd, checksums: seal_vhd };
+const VHDX: Seal = Seal { format: Format::Vhdx, checksums: seal_logged };
+
 /// Change `bytes` at random within `targets`; `seal` gives the checksums that make most changes count.
-fn damage(bytes: &mut [u8], targets: &[Range<usize>], seal: fn(&mut [u8]), random: &mut Random) {
+fn damage(bytes: &mut [u8], targets: &[Range<usize>], seal: &Seal, random: &mut Random) {
     for _ in 0..1 + random.below(4) {
         let target = &targets[random.below(targets.len() as u64) as usize];
         let at = target.start + random.below(target.len() as u64) as usize;
@@ -43,23 +55,24 @@ fn damage(bytes: &mut [u8], targets: &[Range<usize>], seal: fn(&mut [u8]), rando
         }
     }
     if random.below(8) != 0 {
-        seal(bytes);
+        (seal.checksums)(bytes);
     }
 }
 
 /// Damage `image` many times. How many of the damaged images were opened.
-fn survives(image: Vec<u8>, targets: &[Range<usize>], seal: fn(&mut [u8]), beside: &Folder, seed: u64) -> u64 {
+fn survives(image: &[u8], targets: &[Range<usize>], seal: &Seal, beside: &Folder, seed: u64) -> u64 {
     let mut random = Random(seed);
     let mut opened = 0;
-    let mut scratch: Arc<Vec<u8>> = Arc::new(image.clone());
+    let mut scratch: Arc<Vec<u8>> = Arc::new(image.to_vec());
     for round in 0..ROUNDS {
         let bytes = Arc::get_mut(&mut scratch).expect("the last image is gone");
-        bytes.copy_from_slice(&image);
+        bytes.copy_from_slice(image);
         damage(bytes, targets, seal, &mut random);
         let before = MEMORY.current_usage();
         MEMORY.reset_peak_usage();
         let started = Instant::now();
-        if let Ok(image) = images::open("image", Arc::clone(&scratch) as Arc<dyn ReadAt>, None, beside) {
+        let file = Arc::clone(&scratch) as Arc<dyn ReadAt>;
+        if let Ok(image) = images::open("image", file, Some(seal.format), beside) {
             touch(&image);
             opened += 1;
         }
@@ -98,7 +111,7 @@ fn damaged_images_do_no_harm() {
         let (image, _) = made("vpc", &options, 9 << 20, random, folder.path());
         let end = image.len() - 512..image.len();
         let targets = [end, 0..88, 512..1536, 1536..1600];
-        opened.push(survives(image, &targets, seal_vhd, &alone, seed));
+        opened.push(survives(&image, &targets, &VHD, &alone, seed));
     }
     let headers = [64 << 10..(64 << 10) + 80, 128 << 10..(128 << 10) + 80, 192 << 10..(192 << 10) + 80];
     for (seed, options) in [(3, "subformat=fixed,block_size=1M,block_state_zero=off"), (4, "block_size=1M")] {
@@ -106,7 +119,7 @@ fn damaged_images_do_no_harm() {
         // The table, the items of the metadata, and their values.
         let rest =
             [2 << 20..(2 << 20) + 80, 3 << 20..(3 << 20) + 192, (3 << 20) + (64 << 10)..(3 << 20) + (64 << 10) + 48];
-        opened.push(survives(image, &[&headers[..], &rest].concat(), seal_vhdx, &alone, seed));
+        opened.push(survives(&image, &[&headers[..], &rest].concat(), &VHDX, &alone, seed));
     }
     if let (Some(parent), Some(child), Some(log)) = (
         read("vhd/ntfs-parent.vhd.zst", folder.path()),
@@ -117,9 +130,9 @@ fn damaged_images_do_no_harm() {
         let end = child.len() - 512..child.len();
         // Locators, table, and a bitmap.
         let targets = [end, 0..88, 512..1536, 0x1000..0x1060, 0x3000..0x3030, 0x2000..0x2010, 0x4000..0x4600];
-        opened.push(survives(child, &targets, seal_vhd, &beside, 5));
+        opened.push(survives(&child, &targets, &VHD, &beside, 5));
         let entries = [1 << 20..(1 << 20) + 160, (1 << 20) + 4096..(1 << 20) + 4200, 3 << 20..(3 << 20) + 192];
-        opened.push(survives(log, &[&headers[..], &entries].concat(), seal_logged, &alone, 6));
+        opened.push(survives(&log, &[&headers[..], &entries].concat(), &VHDX, &alone, 6));
     }
     // Some are refused, and some only have other bytes.
     for opened in &opened {

@@ -6,14 +6,7 @@
 
 #![no_main]
 
-use std::{
-    collections::HashSet,
-    fs::File,
-    io::Write,
-    ops::ControlFlow,
-    os::fd::AsRawFd,
-    sync::Arc,
-};
+use std::{collections::HashSet, fs::File, io::Write, ops::ControlFlow, os::fd::AsRawFd, sync::Arc};
 
 use volreader::{
     archive::{Archive, Job, Options, point::Point},

@@ -1,39 +1,11 @@
-//! What the formats with large blocks (VHD, VHDX) have in common: pieces of blocks joined to runs, bytes that have to
-//! lie within the file, bitmaps with one bit a sector, and the fields of headers.
+//! What the formats with large blocks (VHD, VHDX) have in common: bytes that have to lie within the file, bitmaps with one
+//! bit a sector, and the fields of headers.
 
 use super::{
     layer::{Place, Run},
     tables::Tables,
 };
 use crate::{Error, Result};
-
-/// Pieces that are joined at once: a bound for the time of one call, far above what one read can need.
-const JOINED_MAX: usize = 1 << 16;
-
-/// The run at `offset` of a disk of `size` bytes, made of the pieces that `piece` gives: those that lie together are
-/// joined until `limit` bytes are reached.
-///
-/// # Errors
-///
-/// When the first piece cannot be told. A later one that cannot only ends the run: what is before it can be read.
-pub fn joined(offset: u64, limit: u64, size: u64, piece: impl Fn(u64) -> Result<Run>) -> Result<Run> {
-    let clipped = |run: Run, at: u64| run.len.min(size.saturating_sub(at));
-    let first = piece(offset)?;
-    let mut run = Run { len: clipped(first, offset), place: first.place };
-    for _ in 0..JOINED_MAX {
-        let at = offset.saturating_add(run.len);
-        if run.len == 0 || run.len >= limit || at >= size {
-            break;
-        }
-        match piece(at) {
-            Ok(next) if next.place == run.place.advanced(run.len) => {
-                run.len = run.len.saturating_add(clipped(next, at));
-            }
-            _ => break,
-        }
-    }
-    Ok(run)
-}
 
 /// `len` bytes at `at` of file number 0, which has `file_size` bytes; fewer where the file ends before.
 ///

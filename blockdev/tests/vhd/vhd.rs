@@ -218,7 +218,8 @@ fn differencing(raw: &[u8], parent: &[u8], names: [&str; 3], random: &mut Random
         let mut sector = random.below(20) as usize;
         while sector < BLOCK / 512 {
             let longest = 1 << random.below(10);
-            for own in sector..(sector + 1 + random.below(longest) as usize).min(BLOCK / 512) {
+            let end = (sector + 1 + random.below(longest) as usize).min(BLOCK / 512);
+            for own in sector..end {
                 image[block + own / 8] |= 0x80 >> (own % 8);
                 let bytes = random.bytes(512);
                 put(&mut image, block + 512 + own * 512, &bytes);
@@ -226,9 +227,8 @@ fn differencing(raw: &[u8], parent: &[u8], names: [&str; 3], random: &mut Random
                 if at < content.len() {
                     put(&mut content, at, &bytes);
                 }
-                sector = own + 1;
             }
-            sector += 1 + random.below(longest) as usize;
+            sector = end + 1 + random.below(longest) as usize;
         }
     }
     image.extend_from_slice(&footer);

@@ -1,6 +1,7 @@
 //! `cargo xtask fuzz`: every target in `fuzz/fuzz_targets` for a while, with seeds from real volumes.
 
 mod seeds;
+mod vhd;
 
 use std::fs;
 use std::process::Stdio;
@@ -33,6 +34,7 @@ pub fn run(options: &Options) -> Result<()> {
     let corpus = cmd::root().join("fuzz/corpus");
     if options.seed || !corpus.exists() {
         seeds::write(&corpus)?;
+        vhd::write(&corpus)?;
     }
     if options.seed {
         return Ok(());

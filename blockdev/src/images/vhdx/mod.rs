@@ -22,8 +22,8 @@ use self::{
 };
 use super::{
     Format, Info, Opened,
-    blocks::{BitOrder, equal_bits, joined, stored},
-    layer::{Layer, Place, Run},
+    blocks::{BitOrder, equal_bits, stored},
+    layer::{Layer, Place, Run, joined},
     tables::Tables,
 };
 use crate::{Error, ReadAt, Result};

@@ -70,8 +70,10 @@ pub fn run(tool: &str, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) {
 
 /// `path` as a raw disk, by `qemu-img`, in `raw`.
 pub fn qemu_raw(format: &str, path: &Path, raw: &Path) -> HostFile {
-    let arguments: [&OsStr; 7] = [
+    let arguments: [&OsStr; 9] = [
         "convert".as_ref(),
+        "-t".as_ref(),
+        "unsafe".as_ref(),
         "-f".as_ref(),
         format.as_ref(),
         "-O".as_ref(),

@@ -28,9 +28,9 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let neighbours = Always(Arc::new(other.to_vec()));
     let Ok(image) = images::open("disk.vmdk", Arc::new(first.to_vec()), Some(Format::Vmdk), &neighbours) else { return };
     let disk = image.disk;
-    let mut buffer = vec![0; 256 << 10];
+    let mut buffer = [0; 128 << 10];
     let _ = disk.read_at(&mut buffer, 0);
-    let _ = disk.read_at(&mut buffer, disk.size().saturating_sub(buffer.len() as u64 / 2));
+    let _ = disk.read_at(&mut buffer, disk.size().saturating_sub(64 << 10));
     let mut at = 0;
     for _ in 0..1000 {
         match disk.layer_at(at, 1 << 30) {

@@ -38,7 +38,10 @@ fn victims(folder: &Path) -> Vec<Victim> {
         let image = beside.join("disk.vmdk");
         let options = format!("subformat={kind}");
         let paths = [raw.to_str().unwrap(), image.to_str().unwrap()];
-        run("qemu-img", ["convert", "-f", "raw", "-O", "vmdk", "-o", &options].into_iter().chain(paths));
+        run(
+            "qemu-img",
+            ["convert", "-t", "unsafe", "-f", "raw", "-O", "vmdk", "-o", &options].into_iter().chain(paths),
+        );
         let files = std::fs::read_dir(beside).unwrap().map(Result::unwrap);
         let mut files: Vec<_> =
             files.map(|f| (f.file_name().into_string().unwrap(), std::fs::read(f.path()).unwrap())).collect();

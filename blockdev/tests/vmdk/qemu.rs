@@ -7,7 +7,19 @@ use blockdev::{ErrorKind, ReadAt, file::HostFile, images::Format};
 use crate::common::{Random, assert_same, open, qemu_raw, run, write_sparse};
 
 fn convert(raw: &Path, options: &str, to: &Path) {
-    let arguments = ["convert", "-f", "raw", "-O", "vmdk", "-o", options, raw.to_str().unwrap(), to.to_str().unwrap()];
+    let arguments = [
+        "convert",
+        "-t",
+        "unsafe",
+        "-f",
+        "raw",
+        "-O",
+        "vmdk",
+        "-o",
+        options,
+        raw.to_str().unwrap(),
+        to.to_str().unwrap(),
+    ];
     run("qemu-img", arguments);
 }
 
@@ -93,11 +105,11 @@ fn chains_of_snapshots() {
             for _ in 0..6 {
                 let write =
                     format!("write -P {} {}k {}k", random.below(255), random.below(45 << 10), random.below(3000));
-                run("qemu-io", ["-f", "vmdk", "-c", &write, paths[1]]);
+                run("qemu-io", ["-t", "unsafe", "-f", "vmdk", "-c", &write, paths[1]]);
             }
             if zeroed {
                 let zero = format!("write -z {}k 1M", random.below(700) * 64);
-                run("qemu-io", ["-f", "vmdk", "-c", &zero, paths[1]]);
+                run("qemu-io", ["-t", "unsafe", "-f", "vmdk", "-c", &zero, paths[1]]);
             }
             parent = child;
         }
@@ -111,7 +123,10 @@ fn chains_of_snapshots() {
         assert_same(&opened.disk, &qemu_raw("vmdk", &top, &path("qemu.raw")), &mut random);
         let error = {
             // A parent that was written to is another disk.
-            run("qemu-io", ["-f", "vmdk", "-c", "write -P 1 0 64k", path("child-1.vmdk").to_str().unwrap()]);
+            run(
+                "qemu-io",
+                ["-t", "unsafe", "-f", "vmdk", "-c", "write -P 1 0 64k", path("child-1.vmdk").to_str().unwrap()],
+            );
             open(&top).err().unwrap()
         };
         assert_eq!(error.kind(), ErrorKind::Damaged, "{error}");

@@ -1,5 +1,6 @@
 //! `cargo xtask fuzz`: every target in `fuzz/fuzz_targets` for a while, with seeds from real volumes.
 
+mod images;
 mod seeds;
 mod vhd;
 
@@ -35,6 +36,7 @@ pub fn run(options: &Options) -> Result<()> {
     if options.seed || !corpus.exists() {
         seeds::write(&corpus)?;
         vhd::write(&corpus)?;
+        images::write(&corpus)?;
     }
     if options.seed {
         return Ok(());

@@ -2,10 +2,11 @@
 //!
 //! A backup file inside a Bacula volume, a disk image and a live VM's disk are all the same thing to
 //! whoever reads them: a size and bytes at offsets. This crate says what that means ([`ReadAt`], [`BlockDevice`],
-//! [`WriteAt`]) and what can go wrong ([`Error`]), reads the disk image formats ([`images`]), and has the layers that
-//! are put between a source and a door ([`layers`]). It knows nobody; everybody knows it.
+//! [`WriteAt`]) and what can go wrong ([`Error`]), reads the disk image formats ([`images`]) and shows disks in them
+//! ([`containers`]). It knows nobody; everybody knows it.
 
 pub mod copy;
+pub mod containers;
 mod device;
 mod error;
 mod extent;

@@ -143,6 +143,17 @@ pub enum Command {
         #[arg(long, value_name = "N")]
         threads: Option<usize>,
     },
+    /// Convert a disk into an image file: raw, qcow2, vmdk, vmdk-flat, vmdk-stream, vhdx, vhdx-fixed, vhd, vhd-fixed, vdi
+    Convert {
+        /// A disk in the tree, or an image file of this machine
+        #[arg(value_name = "TREE-PATH|IMAGE")]
+        from: Option<OsString>,
+        /// The image file to write
+        #[arg(value_name = "OUTPUT")]
+        to: Option<PathBuf>,
+        #[command(flatten)]
+        options: ConvertOptions,
+    },
     /// Read files and folders and compare them with their checksums and digests
     Verify {
         /// Files or folders
@@ -159,6 +170,29 @@ pub enum Command {
         /// The folder
         folder: PathBuf,
     },
+}
+
+/// How to convert.
+#[derive(Debug, Args)]
+pub struct ConvertOptions {
+    /// Kind of image to write [default: as OUTPUT ends]
+    #[arg(short = 'O', long, value_name = "FORMAT")]
+    pub output_format: Option<String>,
+    /// Format of the source, when its own bytes are not to tell: raw, qcow2, vmdk, vhd, vhdx, vdi
+    #[arg(short, long, value_name = "FORMAT")]
+    pub format: Option<String>,
+    /// Read the result back and compare it with the source
+    #[arg(long)]
+    pub verify: bool,
+    /// Do not read the disk for stored zeros first; they then take room in the image
+    #[arg(long)]
+    pub keep_zeros: bool,
+    /// Overwrite OUTPUT
+    #[arg(long)]
+    pub force: bool,
+    /// Threads
+    #[arg(long, value_name = "N")]
+    pub workers: Option<usize>,
 }
 
 impl Cli {
@@ -194,7 +228,7 @@ impl Cli {
             }
             Command::Mount { mountpoint, .. } => {
                 if mountpoint.is_none() {
-                    *mountpoint = options.iter_mut().find(|values| values.len() > 1).and_then(|values| values.pop());
+                    *mountpoint = take_last(&mut options);
                 }
                 if mountpoint.is_none() {
                     lacks("<MOUNTPOINT>");
@@ -205,6 +239,16 @@ impl Cli {
                 if machine.is_none() {
                     give_back(&mut options, &mut given);
                     *machine = given.pop().map(|m| m.to_string_lossy().into_owned());
+                }
+            }
+            Command::Convert { from, to, .. } => {
+                // One that is there is the target: the option took the source, or it took both.
+                if to.is_none() {
+                    *to = from.take().map(PathBuf::from).or_else(|| take_last(&mut options));
+                    *from = take_last(&mut options).map(PathBuf::into_os_string);
+                }
+                if from.is_none() || to.is_none() {
+                    lacks("<TREE-PATH|IMAGE> <OUTPUT>");
                 }
             }
             Command::Jobs | Command::Completions { .. } | Command::Man { .. } => {}
@@ -221,6 +265,11 @@ fn give_back(options: &mut [&mut Vec<PathBuf>], paths: &mut Vec<OsString>) {
         let moved = values.split_off(kept.max(1).min(values.len()));
         paths.splice(0..0, moved.into_iter().map(PathBuf::into_os_string));
     }
+}
+
+/// The last value of an option that keeps another.
+fn take_last(options: &mut [&mut Vec<PathBuf>]) -> Option<PathBuf> {
+    options.iter_mut().find(|values| values.len() > 1)?.pop()
 }
 
 fn lacks(what: &str) -> ! {

@@ -5,8 +5,9 @@
 //! [`WriteAt`]) and what can go wrong ([`Error`]), reads the disk image formats ([`images`]) and shows disks in them
 //! ([`containers`]). It knows nobody; everybody knows it.
 
-pub mod copy;
+pub mod compare;
 pub mod containers;
+pub mod copy;
 mod device;
 mod error;
 mod extent;

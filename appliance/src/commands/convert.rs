@@ -50,9 +50,9 @@ fn kind_of(to: &Path, named: Option<&str>) -> Result<Kind> {
     let extension = to.extension().map(|e| e.to_string_lossy().to_ascii_lowercase());
     match (named, extension) {
         (Some(name), _) => name.parse(),
-        (None, Some(extension)) => extension.parse().map_err(|_| {
-            Error::invalid(format!("{} tells no image format by its name; say it by -O", to.display()))
-        }),
+        (None, Some(extension)) => extension
+            .parse()
+            .map_err(|_| Error::invalid(format!("{} tells no image format by its name; say it by -O", to.display()))),
         (None, None) => Err(Error::invalid(format!("{} tells no image format; say it by -O", to.display()))),
     }
 }
@@ -124,11 +124,13 @@ impl Conversion<'_> {
 
     /// Read the image back and compare it with the source.
     fn verify(&self, to: &Path) -> Result<()> {
-        let written = source::disk(self.cli, &std::path::absolute(to).unwrap_or_else(|_| to.to_owned()).into_os_string(), None)?;
+        let written =
+            source::disk(self.cli, &std::path::absolute(to).unwrap_or_else(|_| to.to_owned()).into_os_string(), None)?;
         let counted = Arc::new(AtomicU64::new(0));
         let (a, b) = (&self.source.image.disk, &written.image.disk);
         let bar = Bytes::show("verifying", a.size(), &counted, self.is_quiet());
-        let differs = blockdev::compare::first_difference(a.as_ref(), b.as_ref(), self.workers(), &counted, &self.cancel);
+        let differs =
+            blockdev::compare::first_difference(a.as_ref(), b.as_ref(), self.workers(), &counted, &self.cancel);
         bar.finish();
         match differs? {
             None => Ok(()),

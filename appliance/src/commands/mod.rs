@@ -1,11 +1,13 @@
 //! The commands, one module each.
 
 mod cat;
+mod convert;
 mod extract;
 mod jobs;
 mod ls;
 mod mount;
 mod points;
+mod source;
 mod verify;
 
 use std::{
@@ -50,6 +52,9 @@ pub fn run(cli: &Cli) -> Result<u8> {
         }
         Command::Mount { mountpoint, foreground, threads } => {
             mount::run(cli, mountpoint.as_deref().unwrap_or(Path::new("")), *foreground, *threads)
+        }
+        Command::Convert { from, to, options } => {
+            convert::run(cli, from.as_deref().unwrap_or_default(), to.as_deref().unwrap_or(Path::new("")), options)
         }
         Command::Verify { paths } => verify::run(cli, paths),
     }

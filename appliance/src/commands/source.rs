@@ -11,10 +11,7 @@ use blockdev::{
     file::HostFile,
     images::{self, Format, Image, gate::HostFolder},
 };
-use vfs::{
-    node::Node,
-    providers::disks::NodeFolder,
-};
+use vfs::{node::Node, providers::disks::NodeFolder};
 
 use super::{Opened, open};
 use crate::cli::Cli;

@@ -1,12 +1,15 @@
 //! What is done for a request ("Request types").
 
-use std::io;
+use std::{io, time::Instant};
 
-use blockdev::{BlockDevice, Error, ErrorKind, Extent, WriteAt};
+use blockdev::{BlockDevice, Error, ErrorKind, Extent, ExtentKind, WriteAt};
 use rustix::fs::Advice;
 
 use super::{
-    super::protocol::{Errno, command, flag},
+    super::{
+        export::Disk,
+        protocol::{Errno, command, flag},
+    },
     Format, Session,
     outbox::Outbox,
     request::Request,
@@ -46,13 +49,15 @@ impl From<Error> for Refusal {
 pub(super) struct Executor<'a> {
     pub(super) session: &'a Session<'a>,
     pub(super) out: Outbox<'a>,
+    /// Whether the device was slow for the request that was done last.
+    pub(super) slow: bool,
     /// The extent that was looked at last, of a device that cannot change.
-    pub(super) extent: Option<Extent>,
+    extent: Option<Extent>,
 }
 
 impl<'a> Executor<'a> {
     pub(super) fn new(session: &'a Session<'a>) -> Self {
-        Self { session, out: Outbox::new(&session.sender, session.format), extent: None }
+        Self { session, out: Outbox::new(&session.sender, session.format), slow: false, extent: None }
     }
 
     /// Send the replies that were gathered.
@@ -62,6 +67,36 @@ impl<'a> Executor<'a> {
 
     pub(super) fn device(&self) -> &'a dyn BlockDevice {
         self.session.export.disk.device()
+    }
+
+    /// Whether the device was slow for the request that was done last.
+    pub(super) const fn was_slow(&self) -> bool {
+        self.slow
+    }
+
+    /// Have the device do something for `bytes` bytes, and see how long it takes. What the client takes to receive
+    /// replies is another matter.
+    fn timed<T>(&mut self, bytes: u64, work: impl FnOnce() -> T) -> T {
+        let (result, slow) = timed(self.session, bytes, work);
+        self.slow |= slow;
+        result
+    }
+
+    /// The end of the extent at `offset`, and what it holds. It is found once for all requests that it covers: a file
+    /// of the host may have to look at each page for that.
+    pub(super) fn extent_end(&mut self, offset: u64) -> blockdev::Result<(u64, ExtentKind)> {
+        if let Some(known) = self.extent.as_ref().filter(|extent| extent.range.contains(&offset)) {
+            return Ok((known.range.end, known.kind));
+        }
+        let device = self.device();
+        let found = self.timed(0, || device.extent_at(offset))?.filter(|extent| extent.range.contains(&offset));
+        // Data that nobody can say more about.
+        let Some(extent) = found else { return Ok((u64::MAX, ExtentKind::Data)) };
+        let end_and_kind = (extent.range.end, extent.kind);
+        if matches!(self.session.export.disk, Disk::ReadOnly(_)) {
+            self.extent = Some(extent);
+        }
+        Ok(end_and_kind)
     }
 
     /// Whether a request makes sense, before anything is done for it.
@@ -115,6 +150,7 @@ impl<'a> Executor<'a> {
     /// Do a request that was checked, and reply to it.
     pub(super) fn run(&mut self, request: &Request, payload: &[u8]) -> io::Result<()> {
         let range = request.offset..request.offset.saturating_add(request.length);
+        self.slow = false;
         let done = match request.command {
             command::READ => return self.read(request),
             command::BLOCK_STATUS => return self.block_status(request),
@@ -125,8 +161,7 @@ impl<'a> Executor<'a> {
                 self.cache(request);
                 Ok(())
             }
-            // There is nothing to flush where nothing can be written.
-            _ => self.session.export.disk.writable().map_or(Ok(()), WriteAt::flush).map_err(Refusal::from),
+            _ => self.flush_disk().map_err(Refusal::from),
         };
         match done {
             Ok(()) => self.out.done(request),
@@ -139,9 +174,15 @@ impl<'a> Executor<'a> {
         self.out.failed(request, refusal.errno, &refusal.message, refusal.offset)
     }
 
+    fn flush_disk(&mut self) -> blockdev::Result<()> {
+        // There is nothing to flush where nothing can be written.
+        let Some(disk) = self.session.export.disk.writable() else { return Ok(()) };
+        self.timed(0, || disk.flush())
+    }
+
     /// Change the disk, durably where that was asked for.
     fn change(
-        &self,
+        &mut self,
         request: &Request,
         change: impl FnOnce(&dyn WriteAt) -> blockdev::Result<()>,
     ) -> Result<(), Refusal> {
@@ -149,15 +190,15 @@ impl<'a> Executor<'a> {
             return Err(Refusal::new(Errno::Perm, "this export is read-only"));
         };
         if request.length > 0 {
-            change(disk)?;
+            self.timed(request.length, || change(disk))?;
         }
         if request.has(flag::FUA) {
-            disk.flush()?;
+            self.flush_disk()?;
         }
         Ok(())
     }
 
-    fn write_zeroes(&self, request: &Request) -> Result<(), Refusal> {
+    fn write_zeroes(&mut self, request: &Request) -> Result<(), Refusal> {
         let keep = request.has(flag::NO_HOLE);
         // Zeros that are not stored are always quicker than writing them; those that keep their room may not be.
         if keep && request.has(flag::FAST_ZERO) {
@@ -179,4 +220,11 @@ impl<'a> Executor<'a> {
             left -= len;
         }
     }
+}
+
+/// Do a piece of work with the device of a session, and say whether it was slow.
+pub(super) fn timed<T>(session: &Session<'_>, bytes: u64, work: impl FnOnce() -> T) -> (T, bool) {
+    let started = Instant::now();
+    let result = work();
+    (result, session.pace.note(started.elapsed(), bytes))
 }

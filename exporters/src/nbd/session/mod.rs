@@ -14,7 +14,6 @@ use std::{
     io,
     sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::Instant,
 };
 
 use execute::{Executor, Refusal};
@@ -103,7 +102,6 @@ impl Receiver<'_> {
     fn run(&mut self, spawn: impl Fn() -> bool) -> io::Result<()> {
         // Requests that came after the server began to shut down are refused.
         let mut late = false;
-        let mut started = Instant::now();
         loop {
             while let Some(request) = Request::take(&mut self.input, self.session.format)? {
                 if request.command == command::DISC {
@@ -121,19 +119,16 @@ impl Receiver<'_> {
                 self.executor.run(&request, &self.payload)?;
                 self.payload.truncate(KEPT);
                 self.payload.shrink_to(KEPT);
-                let now = Instant::now();
-                if self.session.pace.note(now - started, request.length) {
+                if self.executor.was_slow() {
                     // Others may follow that are just as slow: this answer does not wait for theirs.
                     self.executor.flush()?;
                 }
-                started = now;
             }
             self.executor.flush()?;
             if !self.input.fill(self.transport)? {
                 return Ok(());
             }
             late = self.draining.load(Ordering::Relaxed);
-            started = Instant::now();
         }
     }
 

@@ -5,12 +5,12 @@ use std::{
     time::Duration,
 };
 
-/// A request that takes longer than this, and than its bytes at [`BYTES_PER_MICROSECOND`], was slow. Memory and the
+/// What takes longer than this, and its bytes at [`BYTES_PER_MICROSECOND`], is slow. Memory and the
 /// page cache need some microseconds; a disk, a decompressor or the network more than this.
 const SLOW: Duration = Duration::from_micros(500);
 const BYTES_PER_MICROSECOND: u64 = 512;
 
-/// What a slow request adds to the score, of which a quick one takes one away. One slow request in a while (the
+/// What a slow answer adds to the score, of which a quick one takes one away. One slow answer in a while (the
 /// scheduler, an interrupt) changes nothing; two close together do, and then a share of three in a hundred keeps it up.
 const WEIGHT: u32 = 32;
 const SLOW_FROM: u32 = 40;
@@ -28,7 +28,7 @@ impl Pace {
         Self { score: AtomicU32::new(0) }
     }
 
-    /// A request for `bytes` took `time`. Returns whether that was slow.
+    /// Something for `bytes` bytes took the device `time`. Returns whether that was slow.
     pub(super) fn note(&self, time: Duration, bytes: u64) -> bool {
         let allowed = SLOW + Duration::from_micros(bytes / BYTES_PER_MICROSECOND);
         let state = self.score.load(Ordering::Relaxed);

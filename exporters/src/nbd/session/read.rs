@@ -6,12 +6,9 @@ use blockdev::{Error, ExtentKind};
 use zerocopy::IntoBytes;
 
 use super::{
-    super::{
-        export::Disk,
-        protocol::{Errno, Hole, chunk, flag},
-    },
-    Format,
-    execute::{Executor, Refusal},
+    super::protocol::{Errno, Hole, chunk, flag},
+    Format, Session,
+    execute::{Executor, Refusal, timed},
     request::Request,
 };
 
@@ -61,9 +58,9 @@ impl Executor<'_> {
     }
 
     fn read_simple(&mut self, request: &Request) -> io::Result<()> {
-        let device = self.device();
         let len = usize::try_from(request.length).unwrap_or(usize::MAX);
-        let read = self.out.simple(request, 0, len, |buf| fill(device, buf, request.offset))?;
+        let (session, slow) = (self.session, &mut self.slow);
+        let read = self.out.simple(request, 0, len, |buf| fill(session, slow, buf, request.offset))?;
         match read {
             Ok(()) => Ok(()),
             Err(refusal) => self.fail(request, &refusal),
@@ -71,10 +68,10 @@ impl Executor<'_> {
     }
 
     fn read_chunk(&mut self, request: &Request, offset: u64, len: u64, done: bool) -> io::Result<Result<(), Refusal>> {
-        let device = self.device();
         let len = usize::try_from(len).unwrap_or(usize::MAX);
         let at = offset.to_be_bytes();
-        self.out.chunk(request, chunk::OFFSET_DATA, done, &at, len, |buf| fill(device, buf, offset))
+        let (session, slow) = (self.session, &mut self.slow);
+        self.out.chunk(request, chunk::OFFSET_DATA, done, &at, len, |buf| fill(session, slow, buf, offset))
     }
 
     /// What the next chunk holds, of `left` bytes at `offset` of a request for `requested` bytes.
@@ -101,29 +98,23 @@ impl Executor<'_> {
 
     /// How far what is at `offset` goes, up to `left` bytes, and whether it is a hole.
     fn extent_at(&mut self, offset: u64, left: u64) -> Option<(u64, bool)> {
-        let known = self.extent.as_ref().is_some_and(|extent| extent.range.contains(&offset));
-        if !known {
-            // Where it cannot be told, reading will say why.
-            self.extent = self.device().extent_at(offset).ok().flatten();
-        }
-        let extent = self.extent.as_ref().filter(|extent| extent.range.contains(&offset))?;
-        let found = ((extent.range.end - offset).min(left), extent.kind == ExtentKind::Hole);
-        if matches!(self.session.export.disk, Disk::Writable(_)) {
-            self.extent = None;
-        }
-        Some(found)
+        // Where it cannot be told, reading will say why.
+        let (end, kind) = self.extent_end(offset).ok()?;
+        Some(((end - offset).min(left), kind == ExtentKind::Hole))
     }
 }
 
 /// Read all of `buf`, or say why not.
-fn fill(device: &dyn blockdev::BlockDevice, buf: &mut [u8], offset: u64) -> Result<(), Refusal> {
+fn fill(session: &Session<'_>, slow: &mut bool, buf: &mut [u8], offset: u64) -> Result<(), Refusal> {
     let refused = |error: Error| {
         let refusal = Refusal::from(error);
         // A read that fails is the device's fault, whatever the device thinks.
         let errno = if refusal.errno == Errno::Perm { Errno::Perm } else { Errno::Io };
         Refusal { errno, offset: Some(offset), ..refusal }
     };
-    let read = device.read_at(buf, offset).map_err(refused)?;
+    let (read, was_slow) = timed(session, buf.len() as u64, || session.export.disk.device().read_at(buf, offset));
+    *slow |= was_slow;
+    let read = read.map_err(refused)?;
     if read < buf.len() {
         return Err(refused(Error::damaged(format!("the disk ended at byte {}", offset + read as u64))));
     }

@@ -48,7 +48,7 @@ impl Executor<'_> {
     }
 
     /// The runs from a request's offset on; at least one, and none past its end.
-    fn runs(&self, request: &Request, source: &Source) -> Result<Vec<Run>> {
+    fn runs(&mut self, request: &Request, source: &Source) -> Result<Vec<Run>> {
         let end = request.offset.saturating_add(request.length);
         let most = if request.has(flag::REQ_ONE) { 1 } else { DESCRIPTORS };
         let mut runs: Vec<Run> = Vec::new();
@@ -71,7 +71,7 @@ impl Executor<'_> {
 
     /// The run at `at`, up to `end`. Its own end is a multiple of the block size unless that is `end`: what is stored or
     /// changed in a part of a grain counts for all of it.
-    fn run_at(&self, source: &Source, at: u64, end: u64) -> Result<Run> {
+    fn run_at(&mut self, source: &Source, at: u64, end: u64) -> Result<Run> {
         let (found, status) = self.lookup(source, at)?;
         // A source that does not go on would keep us here for ever.
         let found = found.clamp(at + 1, end.max(at + 1)).min(end);
@@ -89,12 +89,11 @@ impl Executor<'_> {
     }
 
     /// The end of what the source says about `at`, and its status.
-    fn lookup(&self, source: &Source, at: u64) -> Result<(u64, u32)> {
+    fn lookup(&mut self, source: &Source, at: u64) -> Result<(u64, u32)> {
         match source {
-            Source::Allocation => Ok(match self.device().extent_at(at)? {
-                Some(extent) if extent.kind == ExtentKind::Hole => (extent.range.end, state::HOLE | state::ZERO),
-                Some(extent) => (extent.range.end, 0),
-                None => (u64::MAX, 0),
+            Source::Allocation => Ok(match self.extent_end(at)? {
+                (end, ExtentKind::Hole) => (end, state::HOLE | state::ZERO),
+                (end, ExtentKind::Data) => (end, 0),
             }),
             Source::Changed(blocks) => {
                 let run = blocks.run_at(at)?;

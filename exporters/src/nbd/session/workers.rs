@@ -3,7 +3,7 @@
 //! They are only started when a device turns out to be slow (see [`super::pace`]) while more than one request is
 //! waiting. Handing a request over costs some microseconds, nothing beside what such a request takes.
 
-use std::{collections::VecDeque, io, time::Instant};
+use std::{collections::VecDeque, io};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -121,9 +121,7 @@ impl Workers {
     pub(super) fn work(&self, mut executor: Executor<'_>, transport: &dyn Transport) {
         let _alarm = Alarm { workers: self, transport };
         while let Some(job) = self.next() {
-            let started = Instant::now();
             let done = executor.run(&job.request, &job.payload).and_then(|()| executor.flush());
-            executor.session.pace.note(started.elapsed(), job.request.length);
             let mut state = self.state.lock();
             state.requests = state.requests.saturating_sub(1);
             state.bytes = state.bytes.saturating_sub(job.request.memory());

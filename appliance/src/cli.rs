@@ -154,6 +154,11 @@ pub enum Command {
         #[command(flatten)]
         options: ConvertOptions,
     },
+    /// Serve disks over the network until Ctrl-C
+    Export {
+        #[command(subcommand)]
+        protocol: Protocol,
+    },
     /// Read files and folders and compare them with their checksums and digests
     Verify {
         /// Files or folders
@@ -170,6 +175,51 @@ pub enum Command {
         /// The folder
         folder: PathBuf,
     },
+}
+
+/// How disks are served.
+#[derive(Debug, Subcommand)]
+pub enum Protocol {
+    /// As network block devices (NBD), each as an export of its name
+    Nbd {
+        /// Disks in the tree, folders with disks (machines/NAME/@TIME), or image files of this machine
+        #[arg(value_name = "TREE-PATH|IMAGE")]
+        paths: Vec<OsString>,
+        #[command(flatten)]
+        options: NbdOptions,
+    },
+}
+
+/// How to serve by NBD.
+#[derive(Debug, Args)]
+pub struct NbdOptions {
+    /// ADDRESS:PORT or unix:PATH; sockets that systemd hands over go first
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:10809")]
+    pub listen: String,
+    /// Name of the export [default: the disk's name]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Format of the images, when their own bytes are not to tell
+    #[arg(short, long, value_name = "FORMAT")]
+    pub format: Option<String>,
+    /// Clients cannot write (without an overlay they never can)
+    #[arg(long)]
+    pub read_only: bool,
+    /// Certificate of this server, with its chain
+    #[arg(long, value_name = "PEM", help_heading = "Encryption")]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key of the certificate
+    #[arg(long, value_name = "PEM", help_heading = "Encryption")]
+    pub tls_key: Option<PathBuf>,
+    /// Clients need a certificate of this authority
+    #[arg(long, value_name = "PEM", help_heading = "Encryption")]
+    pub tls_client_ca: Option<PathBuf>,
+    /// Serve clients that do not encrypt, too
+    #[arg(long, help_heading = "Encryption")]
+    pub tls_optional: bool,
+    /// Clients at once
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub max_connections: usize,
 }
 
 /// How to convert.
@@ -249,6 +299,14 @@ impl Cli {
                 }
                 if from.is_none() || to.is_none() {
                     lacks("<TREE-PATH|IMAGE> <OUTPUT>");
+                }
+            }
+            Command::Export { protocol: Protocol::Nbd { paths, .. } } => {
+                if paths.is_empty() {
+                    give_back(&mut options, paths);
+                }
+                if paths.is_empty() {
+                    lacks("<TREE-PATH|IMAGE>...");
                 }
             }
             Command::Jobs | Command::Completions { .. } | Command::Man { .. } => {}

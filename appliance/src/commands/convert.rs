@@ -26,7 +26,7 @@ use serde_json::json;
 
 use super::{
     cancel_flag,
-    source::{self, DiskSource},
+    source::{DiskSource, Disks},
 };
 use crate::{
     cli::{Cli, ConvertOptions},
@@ -36,11 +36,11 @@ use crate::{
 
 pub fn run(cli: &Cli, from: &OsStr, to: &Path, options: &ConvertOptions) -> Result<u8> {
     let kind = kind_of(to, options.output_format.as_deref())?;
-    let source = source::disk(cli, from, options.format.as_deref().map(str::parse).transpose()?)?;
+    let source = Disks::new(cli).one(from, options.format.as_deref().map(str::parse).transpose()?)?;
     let started = Instant::now();
     let job = Conversion { cli, source: &source, options, cancel: cancel_flag()? };
     let files = job.convert(kind, to)?;
-    let verified = options.verify.then(|| job.verify(to)).transpose()?;
+    let verified = options.verify.then(|| job.verify(kind, to)).transpose()?;
     job.tell(kind, to, &files, started, verified.is_some())?;
     Ok(0)
 }
@@ -123,9 +123,9 @@ impl Conversion<'_> {
     }
 
     /// Read the image back and compare it with the source.
-    fn verify(&self, to: &Path) -> Result<()> {
-        let written =
-            source::disk(self.cli, &std::path::absolute(to).unwrap_or_else(|_| to.to_owned()).into_os_string(), None)?;
+    fn verify(&self, kind: Kind, to: &Path) -> Result<()> {
+        let written = Disks::new(self.cli)
+            .one(std::path::absolute(to).unwrap_or_else(|_| to.to_owned()).as_os_str(), Some(kind.format()))?;
         let counted = Arc::new(AtomicU64::new(0));
         let (a, b) = (&self.source.image.disk, &written.image.disk);
         let bar = Bytes::show("verifying", a.size(), &counted, self.is_quiet());

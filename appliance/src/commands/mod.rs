@@ -2,6 +2,7 @@
 
 mod cat;
 mod convert;
+mod export;
 mod extract;
 mod jobs;
 mod ls;
@@ -27,7 +28,7 @@ use vfs::{
 use volreader::archive::{Archive, point::Point};
 
 use crate::{
-    cli::{Cli, Command},
+    cli::{Cli, Command, Protocol},
     config, output, progress,
 };
 
@@ -56,6 +57,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
         Command::Convert { from, to, options } => {
             convert::run(cli, from.as_deref().unwrap_or_default(), to.as_deref().unwrap_or(Path::new("")), options)
         }
+        Command::Export { protocol: Protocol::Nbd { paths, options } } => export::nbd(cli, paths, options),
         Command::Verify { paths } => verify::run(cli, paths),
     }
 }

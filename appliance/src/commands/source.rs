@@ -1,17 +1,16 @@
 //! A disk that a command works on: a file of the tree or an image file of the host.
 
-use std::{
-    ffi::OsStr,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{cell::OnceCell, ffi::OsStr, ops::ControlFlow, path::Path, sync::Arc};
 
 use blockdev::{
     Error, ReadAt, Result,
     file::HostFile,
     images::{self, Format, Image, gate::HostFolder},
 };
-use vfs::{node::Node, providers::disks::NodeFolder};
+use vfs::{
+    node::{File, Node},
+    providers::disks::NodeFolder,
+};
 
 use super::{Opened, open};
 use crate::cli::Cli;
@@ -27,41 +26,96 @@ pub struct DiskSource {
     pub image: Arc<Image>,
     /// Stands for it: the same disk of the same backup has the same.
     pub identity: Vec<u8>,
-    /// Keeps the volumes open.
-    _opened: Option<Opened>,
 }
 
-/// The disk that `name` is: a path of the tree, or else a file of the host.
-///
-/// # Errors
-///
-/// When there is no such file, or no disk in it.
-pub fn disk(cli: &Cli, name: &OsStr, format: Option<Format>) -> Result<DiskSource> {
-    let label = name.to_string_lossy().into_owned();
-    let top = label.trim_start_matches(['/', '.']).split('/').next().unwrap_or_default();
-    let path = PathBuf::from(name);
-    if TOPS.contains(&top) && !path.exists() {
-        return of_tree(cli, name, label, format);
+/// Finds disks by what the user calls them; the volumes are opened when the first is in the tree.
+pub struct Disks<'a> {
+    cli: &'a Cli,
+    opened: OnceCell<Opened>,
+}
+
+impl<'a> Disks<'a> {
+    pub const fn new(cli: &'a Cli) -> Self {
+        Self { cli, opened: OnceCell::new() }
     }
-    of_host(&path, label, format)
+
+    /// The disk that `name` is: a path of the tree, or else a file of the host. `format` is that of the image where its
+    /// own bytes are not to tell.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such file, or no disk in it.
+    pub fn one(&self, name: &OsStr, format: Option<Format>) -> Result<DiskSource> {
+        let label = name.to_string_lossy().into_owned();
+        if is_host_path(name) {
+            return of_host(Path::new(name), label, format);
+        }
+        match self.tree()?.resolve(name)? {
+            Node::File(file) => self.of_file(&label, file.as_ref(), format),
+            _ => Err(Error::invalid(format!("{label} is no file; `revenant ls` lists folders"))),
+        }
+    }
+
+    /// The same; a folder stands for all disks that are shown in it or in the folder `disks` in it.
+    ///
+    /// # Errors
+    ///
+    /// As [`one`](Self::one), and when a folder has no disks.
+    pub fn several(&self, name: &OsStr, format: Option<Format>) -> Result<Vec<DiskSource>> {
+        if is_host_path(name) {
+            return self.one(name, format).map(|disk| vec![disk]);
+        }
+        let label = name.to_string_lossy().trim_end_matches('/').to_owned();
+        let Node::Dir(mut folder) = self.tree()?.resolve(name)? else { return self.one(name, format).map(|d| vec![d]) };
+        let mut prefix = label.clone();
+        if let Some(Node::Dir(disks)) = folder.lookup(b"disks")? {
+            folder = disks;
+            prefix.push_str("/disks");
+        }
+        let mut names = Vec::new();
+        folder.list(0, &mut |entry| {
+            names.extend(String::from_utf8(entry.name).ok().filter(|n| n.ends_with(".raw")));
+            ControlFlow::Continue(())
+        })?;
+        let mut disks = Vec::new();
+        for name in names {
+            if let Some(Node::File(file)) = folder.lookup(name.as_bytes())? {
+                disks.push(self.of_file(&format!("{prefix}/{name}"), file.as_ref(), format)?);
+            }
+        }
+        if disks.is_empty() {
+            return Err(Error::not_found(format!("there are no disks in {label}; `revenant points` lists machines")));
+        }
+        Ok(disks)
+    }
+
+    fn tree(&self) -> Result<&Opened> {
+        if self.opened.get().is_none() {
+            let opened = open(self.cli)?;
+            let _only_here = self.opened.set(opened);
+        }
+        self.opened.get().ok_or_else(|| Error::invalid("the tree is not open"))
+    }
+
+    fn of_file(&self, label: &str, file: &dyn File, format: Option<Format>) -> Result<DiskSource> {
+        let image = match file.image()? {
+            Some(image) => image,
+            None => {
+                let (folder, name) = label.trim_end_matches('/').rsplit_once('/').unwrap_or(("", label));
+                let Node::Dir(folder) = self.tree()?.resolve(OsStr::new(folder))? else {
+                    return Err(Error::not_found(format!("{folder} is not in the tree")));
+                };
+                Arc::new(images::open(name, file.open()?, format, &NodeFolder(folder))?)
+            }
+        };
+        Ok(DiskSource { identity: label.as_bytes().to_vec(), label: label.to_owned(), image })
+    }
 }
 
-fn of_tree(cli: &Cli, name: &OsStr, label: String, format: Option<Format>) -> Result<DiskSource> {
-    let opened = open(cli)?;
-    let Node::File(file) = opened.resolve(name)? else {
-        return Err(Error::invalid(format!("{label} is no file; `revenant ls` lists folders")));
-    };
-    let image = match file.image()? {
-        Some(image) => image,
-        None => {
-            let (folder, file_name) = label.trim_end_matches('/').rsplit_once('/').unwrap_or(("", &label));
-            let Node::Dir(folder) = opened.resolve(OsStr::new(folder))? else {
-                return Err(Error::not_found(format!("{folder} is not in the tree")));
-            };
-            Arc::new(images::open(file_name, file.open()?, format, &NodeFolder(folder))?)
-        }
-    };
-    Ok(DiskSource { identity: label.clone().into_bytes(), label, image, _opened: Some(opened) })
+fn is_host_path(name: &OsStr) -> bool {
+    let text = name.to_string_lossy();
+    let top = text.trim_start_matches(['/', '.']).split('/').next().unwrap_or_default();
+    !TOPS.contains(&top) || Path::new(name).exists()
 }
 
 fn of_host(path: &Path, label: String, format: Option<Format>) -> Result<DiskSource> {
@@ -70,5 +124,5 @@ fn of_host(path: &Path, label: String, format: Option<Format>) -> Result<DiskSou
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
     let image = images::open(&name, file, format, &HostFolder::open(folder)?)?;
     let identity = path.canonicalize().unwrap_or_else(|_| path.to_owned()).into_os_string().into_encoded_bytes();
-    Ok(DiskSource { label, image: Arc::new(image), identity, _opened: None })
+    Ok(DiskSource { label, image: Arc::new(image), identity })
 }

@@ -1,5 +1,6 @@
 //! `cargo xtask fuzz`: every target in `fuzz/fuzz_targets` for a while, with seeds from real volumes.
 
+mod qcow2;
 mod seeds;
 
 use std::fs;
@@ -33,6 +34,7 @@ pub fn run(options: &Options) -> Result<()> {
     let corpus = cmd::root().join("fuzz/corpus");
     if options.seed || !corpus.exists() {
         seeds::write(&corpus)?;
+        qcow2::write(&corpus)?;
     }
     if options.seed {
         return Ok(());

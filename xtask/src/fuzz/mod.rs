@@ -1,6 +1,7 @@
 //! `cargo xtask fuzz`: every target in `fuzz/fuzz_targets` for a while, with seeds from real volumes.
 
 mod images;
+mod qcow2;
 mod seeds;
 mod vhd;
 
@@ -37,6 +38,7 @@ pub fn run(options: &Options) -> Result<()> {
         seeds::write(&corpus)?;
         vhd::write(&corpus)?;
         images::write(&corpus)?;
+        qcow2::write(&corpus)?;
     }
     if options.seed {
         return Ok(());

@@ -11,6 +11,7 @@ mod error;
 mod extent;
 pub mod file;
 pub mod images;
+pub mod partitions;
 mod read_at;
 
 pub use device::{BlockDevice, BlockSizes, WriteAt};

@@ -13,6 +13,7 @@ mod error;
 mod extent;
 pub mod file;
 pub mod images;
+pub mod partitions;
 mod read_at;
 pub mod zeros;
 

@@ -154,6 +154,15 @@ pub enum Command {
         #[command(flatten)]
         options: ConvertOptions,
     },
+    /// Show what disks are: format, allocation, partitions, filesystems
+    Inspect {
+        /// Disks in the tree, folders with the disks of one machine, or image files of this machine
+        #[arg(value_name = "TREE-PATH|IMAGE")]
+        paths: Vec<OsString>,
+        /// Format of the images, when their own bytes are not to tell
+        #[arg(short, long, value_name = "FORMAT")]
+        format: Option<String>,
+    },
     /// Serve disks over the network until Ctrl-C
     Export {
         #[command(subcommand)]
@@ -301,7 +310,7 @@ impl Cli {
                     lacks("<TREE-PATH|IMAGE> <OUTPUT>");
                 }
             }
-            Command::Export { protocol: Protocol::Nbd { paths, .. } } => {
+            Command::Inspect { paths, .. } | Command::Export { protocol: Protocol::Nbd { paths, .. } } => {
                 if paths.is_empty() {
                     give_back(&mut options, paths);
                 }

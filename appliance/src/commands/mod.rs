@@ -4,6 +4,7 @@ mod cat;
 mod convert;
 mod export;
 mod extract;
+mod inspect;
 mod jobs;
 mod ls;
 mod mount;
@@ -57,6 +58,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
         Command::Convert { from, to, options } => {
             convert::run(cli, from.as_deref().unwrap_or_default(), to.as_deref().unwrap_or(Path::new("")), options)
         }
+        Command::Inspect { paths, format } => inspect::run(cli, paths, format.as_deref()),
         Command::Export { protocol: Protocol::Nbd { paths, options } } => export::nbd(cli, paths, options),
         Command::Verify { paths } => verify::run(cli, paths),
     }

@@ -4,8 +4,8 @@
 //! of it is read; tables are filled in for the range that is asked for, and data is read from the disk straight into
 //! the caller's buffer. Nothing is written anywhere, so a disk in a backup is a VMDK or a VHDX at once.
 //!
-//! * [`allocation`]: which units of the disk are stored, in little memory;
-//! * [`sections`], [`tables`], [`units`]: what files are made of: parts, allocation tables, data;
+//! * `allocation`: which units of the disk are stored, in little memory;
+//! * `sections`, `tables`, `units`: what files are made of: parts, allocation tables, data;
 //! * one module per format, which knows its headers and where things are.
 //!
 //! What holds for all of them:
@@ -19,9 +19,9 @@
 //!   to be given to its guest as what it is.
 //! * An empty disk can only be raw or qcow2.
 
-pub mod allocation;
+mod allocation;
 mod identity;
-pub mod qcow2;
+mod qcow2;
 mod sections;
 mod tables;
 mod units;

@@ -119,12 +119,6 @@ impl Allocation {
         builder.finish(self.units.div_ceil(factor))
     }
 
-    /// How many units the disk has.
-    #[must_use]
-    pub const fn units(&self) -> u64 {
-        self.units
-    }
-
     /// How many units are stored.
     #[must_use]
     pub const fn total(&self) -> u64 {

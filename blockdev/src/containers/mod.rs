@@ -4,8 +4,8 @@
 //! of it is read; tables are filled in for the range that is asked for, and data is read from the disk straight into
 //! the caller's buffer. Nothing is written anywhere, so a disk in a backup is a VMDK or a VHDX at once.
 //!
-//! * [`allocation`]: which units of the disk are stored, in little memory;
-//! * [`sections`], [`tables`], [`units`]: what files are made of: parts, allocation tables, data;
+//! * `allocation`: which units of the disk are stored, in little memory;
+//! * `sections`, `tables`, `units`: what files are made of: parts, allocation tables, data;
 //! * one module per format, which knows its headers and where things are.
 //!
 //! What holds for all of them:
@@ -19,9 +19,9 @@
 //!   to be given to its guest as what it is.
 //! * An empty disk can only be raw or qcow2.
 
-pub mod allocation;
+mod allocation;
 mod identity;
-pub mod qcow2;
+mod qcow2;
 mod sections;
 mod tables;
 mod units;
@@ -33,8 +33,8 @@ mod vmdk;
 use std::{fmt, ops::Range, str::FromStr, sync::Arc};
 
 pub use self::qcow2::Backing;
-use self::{identity::Identity, sections::Sections, vmdk::Flat};
-use crate::{BlockDevice, Error, Extent, MappedRun, ReadAt, Result, images::Format};
+use self::{identity::Identity, sections::Sections, units::Source, vmdk::Flat};
+use crate::{BlockDevice, Error, ReadAt, Result, images::Format};
 
 /// A kind of image file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -259,29 +259,8 @@ fn size_within(disk: &Arc<dyn BlockDevice>, max: u64, limit: &str, remedy: &str)
 /// `disk` and zeros behind it up to `size`.
 fn padded(disk: &Arc<dyn BlockDevice>, size: u64) -> Result<Sections> {
     let mut file = Sections::new();
-    file.put(0, Shared(Arc::clone(disk)))?;
+    file.put(0, Source::new(Arc::clone(disk)))?;
     Ok(file.ending_at(size))
-}
-
-/// A disk as a part of a file.
-struct Shared(Arc<dyn BlockDevice>);
-
-impl ReadAt for Shared {
-    fn size(&self) -> u64 {
-        self.0.size()
-    }
-
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
-        self.0.read_at(buf, offset)
-    }
-
-    fn extent_at(&self, offset: u64) -> Result<Option<Extent>> {
-        self.0.extent_at(offset)
-    }
-
-    fn map(&self, offset: u64, len: u64) -> Option<MappedRun<'_>> {
-        self.0.map(offset, len)
-    }
 }
 
 /// Put `bytes` at `at` of a structure that is large enough.

@@ -88,11 +88,12 @@ fn layout(
     stored: Arc<Allocation>,
     backing: Option<&Backing>,
 ) -> Result<Sections> {
-    let l1_entries = size.div_ceil(CLUSTER).div_ceil(L2_ENTRIES);
+    // Some programs want at least one, even of an empty disk.
+    let l1_entries = size.div_ceil(CLUSTER).div_ceil(L2_ENTRIES).max(1);
     let tables = Arc::new(touched.grouped(L2_ENTRIES));
 
     // Where everything is, in clusters. The refcounts count themselves.
-    let l1_clusters = (l1_entries * 8).div_ceil(CLUSTER).max(1);
+    let l1_clusters = (l1_entries * 8).div_ceil(CLUSTER);
     let others = 1 + l1_clusters + tables.total() + stored.total();
     let (mut refcount_table, mut blocks) = (0, 0);
     let clusters = loop {

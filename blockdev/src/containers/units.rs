@@ -32,6 +32,23 @@ impl Source {
             None => (len, ExtentKind::Hole),
         })
     }
+}
+
+/// The disk itself as a part of a file.
+impl ReadAt for Source {
+    fn size(&self) -> u64 {
+        self.0.size()
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
+        let wanted = readable(buf, offset, self.size());
+        self.read(buf.get_mut(..wanted).unwrap_or_default(), offset)?;
+        Ok(wanted)
+    }
+
+    fn extent_at(&self, offset: u64) -> Result<Option<Extent>> {
+        self.0.extent_at(offset)
+    }
 
     fn map(&self, offset: u64, len: u64) -> Option<MappedRun<'_>> {
         self.0.map(offset, len)

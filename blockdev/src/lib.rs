@@ -2,14 +2,17 @@
 //!
 //! A backup file inside a Bacula volume, a disk image and a live VM's disk are all the same thing to
 //! whoever reads them: a size and bytes at offsets. This crate says what that means ([`ReadAt`], [`BlockDevice`],
-//! [`WriteAt`]) and what can go wrong ([`Error`]), reads the disk image formats ([`images`]), and has the layers that
-//! are put between a source and a door ([`layers`]). It knows nobody; everybody knows it.
+//! [`WriteAt`]) and what can go wrong ([`Error`]), reads the disk image formats ([`images`]), has the layers that are
+//! put between a source and a door ([`layers`]), and the copy-on-write layer that makes a disk in a backup writable
+//! ([`overlay`]). It knows nobody; everybody knows it.
 
 mod device;
 mod error;
 mod extent;
 pub mod file;
 pub mod images;
+pub mod layers;
+pub mod overlay;
 mod read_at;
 
 pub use device::{BlockDevice, BlockSizes, WriteAt};

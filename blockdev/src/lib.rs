@@ -14,6 +14,7 @@ pub mod images;
 pub mod layers;
 pub mod overlay;
 mod read_at;
+mod shared;
 
 pub use device::{BlockDevice, BlockSizes, WriteAt};
 pub use error::{Error, ErrorKind, Result};

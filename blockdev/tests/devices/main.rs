@@ -1,5 +1,7 @@
 //! Layers and the overlay against the contracts of `ReadAt` and `WriteAt`.
 
+mod conformance;
+mod layers;
 mod model;
 mod overlay_hostile;
 mod overlay_kill;

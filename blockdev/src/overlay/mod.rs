@@ -146,6 +146,10 @@ impl Overlay {
         options: &Options,
     ) -> Result<Self> {
         let layout = Layout::new(base.size())?;
+        let failed = |e| Error::io(format!("cannot make the overlay {name}"), e);
+        if medium.size().map_err(failed)? != 0 {
+            return Err(Error::invalid(format!("{name} is not empty: an overlay would destroy what it holds")));
+        }
         let header = Header {
             base_size: base.size(),
             base_identity: options.base_identity.clone(),
@@ -153,7 +157,6 @@ impl Overlay {
             dirty: false,
         };
         let header = header.encode(&layout)?;
-        let failed = |e| Error::io(format!("cannot make the overlay {name}"), e);
         medium.set_len(layout.data).map_err(failed)?;
         medium.write(&layout.l1_table(), layout.l1).map_err(failed)?;
         medium.write(&layout.refcounts_table(), layout.refcount_table).map_err(failed)?;

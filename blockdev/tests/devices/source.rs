@@ -46,10 +46,9 @@ impl ReadAt for Source {
             let at = offset + done as u64;
             let n = ((MIB - at % MIB) as usize).min(wanted - done);
             let part = &mut buf[done..done + n];
-            if DATA.contains(&(at / MIB)) {
-                pattern(77, at, part)
-            } else {
-                part.fill(0)
+            match DATA.contains(&(at / MIB)) {
+                true => pattern(77, at, part),
+                false => part.fill(0),
             }
             done += n;
         }

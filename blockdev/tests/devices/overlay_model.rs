@@ -1,10 +1,11 @@
 //! Random operations on an overlay, with reopening, against the model; and what `open` refuses.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use blockdev::{
     ErrorKind, Extent, ExtentKind, ReadAt, WriteAt,
     file::HostFile,
+    layers::{Fault, Faulty, Rule, Target},
     overlay::{Options, Overlay},
 };
 
@@ -69,7 +70,11 @@ fn threads_side_by_side() {
     const THREADS: u64 = 4;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("overlay.qcow2");
-    let overlay = Overlay::create(&path, Arc::new(Source), &Options { memory: 0, ..options() }).unwrap();
+    // A base that takes its time, so that the others come in between the reading and the writing.
+    let slow = Fault::Delay(Duration::from_micros(200));
+    let rule = Rule { target: Target::Reads, range: 0..SIZE, probability: 0.5, fault: slow };
+    let base = Arc::new(Faulty::new(Source, vec![rule], 0));
+    let overlay = Overlay::create(&path, base, &Options { memory: 0, ..options() }).unwrap();
     let models: Vec<Model> = std::thread::scope(|scope| {
         let run = |thread: u64| {
             let overlay = &overlay;

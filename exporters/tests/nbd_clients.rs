@@ -11,7 +11,7 @@ use std::{
 };
 
 use common::{EverySecondMegabyte, Ram, Served, checkered, installed, nbdsh, read_only, run, writable};
-use exporters::nbd::{Config, Exports, Limits, Listener, Server};
+use exporters::nbd::{Config, Disk, Export, Exports, Limits, Listener, Server};
 
 /// libnbd's and QEMU's tools copy a disk with holes, byte for byte, and see its holes.
 #[test]
@@ -44,6 +44,37 @@ fn tools_read_everything() {
         run("nbdkit", &["-U", "-", "nbd", &format!("uri={uri}"), "--run", &script]);
         assert!(copied());
     }
+}
+
+/// A file of the host is sent straight from it, with simple replies and structured ones; when it turns out to be
+/// shorter than it was, what is missing is an error and the connection goes on.
+#[test]
+fn files_of_the_host() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("disk");
+    std::fs::write(&path, checkered()).unwrap();
+    let disk = blockdev::file::HostFile::open(&path).unwrap();
+    let served = Served::new(vec![Export::new("", Disk::ReadOnly(Arc::new(disk)))]);
+    let script = format!(
+        r#"
+expected = open("{0}", "rb").read()
+h.set_strict_mode(0)
+h.connect_uri(uri)
+places = [(0, len(expected)), (1, 1 << 20), (100, 65536), ((2 << 20) - 7, 3 << 20)]
+def all_well(places):
+    for at, n in places:
+        assert h.pread(n, at) == expected[at:at + n], (at, n)
+all_well(places)
+open("{0}", "r+b").truncate((6 << 20) + 12345)
+fails(errno.EIO, h.pread, 1 << 20, 6 << 20)
+fails(errno.EIO, h.pread, len(expected), 0)
+fails(errno.EIO, h.pread, 512, 8 << 20)
+all_well([(0, 5 << 20), (6 << 20, 12345)])
+h.shutdown()
+"#,
+        path.display()
+    );
+    nbdsh(&served.uri(""), &script);
 }
 
 /// Exports have names and descriptions; the only one is the default one, one of several is not.
@@ -272,7 +303,7 @@ fn qemu_uses_extended_headers() {
             blockdev::BlockSizes::NATIVE_4K
         }
     }
-    let served = Served::new(vec![exporters::nbd::Export::new("", exporters::nbd::Disk::ReadOnly(Arc::new(Huge)))]);
+    let served = Served::new(vec![Export::new("", Disk::ReadOnly(Arc::new(Huge)))]);
     if installed("qemu-img") {
         let map = run("qemu-img", &["map", "-f", "raw", "--output=json", &served.uri("")]);
         assert_eq!(map.matches("start").count(), 1, "{map}");

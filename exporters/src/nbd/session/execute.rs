@@ -136,9 +136,6 @@ impl<'a> Executor<'a> {
             command::WRITE if request.length > largest => {
                 Err(Refusal::new(Errno::Invalid, "this is more than the server writes at a time"))
             }
-            command::WRITE if format == Format::Extended && !request.has(flag::PAYLOAD_LEN) => {
-                Err(Refusal::new(Errno::Invalid, "a write without payload"))
-            }
             command::BLOCK_STATUS if self.session.contexts.is_empty() => {
                 Err(Refusal::new(Errno::Invalid, "no metadata context was chosen"))
             }

@@ -100,8 +100,9 @@ struct Receiver<'a> {
 
 impl Receiver<'_> {
     fn run(&mut self, spawn: impl Fn() -> bool) -> io::Result<()> {
-        // Requests that came after the server began to shut down are refused.
-        let mut late = false;
+        // Requests that come after the server began to shut down are refused. What is received first after that may
+        // have been waiting before.
+        let (mut ending, mut late) = (false, false);
         loop {
             while let Some(request) = Request::take(&mut self.input, self.session.format)? {
                 if request.command == command::DISC {
@@ -128,7 +129,8 @@ impl Receiver<'_> {
             if !self.input.fill(self.transport)? {
                 return Ok(());
             }
-            late = self.draining.load(Ordering::Relaxed);
+            late = ending;
+            ending = self.draining.load(Ordering::Relaxed);
         }
     }
 

@@ -3,8 +3,9 @@
 //! Each thread gathers its replies in an [`Outbox`] and sends them with one call. A message is always sent whole, so
 //! those of several threads can follow each other in any order.
 
-use std::io;
+use std::{convert::Infallible, io};
 
+use blockdev::MappedRun;
 use parking_lot::Mutex;
 use zerocopy::IntoBytes;
 
@@ -19,6 +20,8 @@ use super::{
 
 /// Gathered replies are sent from this size on.
 const SENT_FROM: usize = 256 << 10;
+/// Bytes that are read at a time when they cannot be sent from a file.
+const PIECE: u64 = 256 << 10;
 /// A buffer larger than this is given back after use.
 const KEPT: usize = 4 << 20;
 
@@ -33,9 +36,42 @@ impl<'a> Sender<'a> {
         Self { transport, lock: Mutex::new(()) }
     }
 
+    /// Whether [`send_runs`](Self::send_runs) saves anything.
+    pub(super) fn sends_files(&self) -> bool {
+        self.transport.sends_files()
+    }
+
     fn send(&self, bytes: &[u8]) -> io::Result<()> {
         let _one = self.lock.lock();
         self.transport.send_all(bytes)
+    }
+
+    /// Send `bytes`, and then `runs` straight from their files. What cannot be sent so, `read` delivers: bytes at an
+    /// offset within the runs. It cannot fail, because the client has been told how many bytes will come.
+    fn send_runs(&self, bytes: &[u8], runs: &[MappedRun<'_>], mut read: impl FnMut(&mut [u8], u64)) -> io::Result<()> {
+        let _one = self.lock.lock();
+        self.transport.send_all(bytes)?;
+        let mut start = 0;
+        for run in runs {
+            let mut sent = 0;
+            while sent < run.len {
+                let rest = MappedRun { file: run.file, offset: run.offset + sent, len: run.len - sent };
+                let n = match self.transport.send_file(&rest) {
+                    Ok(Some(n)) => n,
+                    Ok(None) => {
+                        let mut piece = vec![0; usize::try_from(rest.len.min(PIECE)).unwrap_or_default()];
+                        read(&mut piece, start + sent);
+                        self.transport.send_all(&piece)?;
+                        piece.len()
+                    }
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => 0,
+                    Err(e) => return Err(e),
+                };
+                sent += n as u64;
+            }
+            start += run.len;
+        }
+        Ok(())
     }
 }
 
@@ -150,9 +186,31 @@ impl<'a> Outbox<'a> {
         self.message(&[head.get(..head_len).unwrap_or_default(), fixed], len, fill)
     }
 
+    /// A chunk of data that lies in files of the host, see [`Sender::send_runs`]. It is not the last one of its reply,
+    /// because bytes that turn out to be unreadable have to be told after it.
+    pub(super) fn mapped_chunk(
+        &mut self,
+        request: &Request,
+        offset: u64,
+        runs: &[MappedRun<'_>],
+        read: impl FnMut(&mut [u8], u64),
+    ) -> io::Result<()> {
+        let at = offset.to_be_bytes();
+        let len: u64 = runs.iter().map(|run| run.len).sum();
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        let (head, head_len) = self.chunk_head(request, chunk::OFFSET_DATA, false, at.len() + len);
+        let head = [head.get(..head_len).unwrap_or_default(), &at];
+        match self.message(&head, 0, |_| Ok::<_, Infallible>(()))? {
+            Ok(()) => {}
+        }
+        let sent = self.sender.send_runs(self.buffer.get(..self.len).unwrap_or_default(), runs, read);
+        self.len = 0;
+        sent
+    }
+
     /// A chunk that consists of `payload`.
     pub(super) fn whole_chunk(&mut self, request: &Request, kind: u16, done: bool, payload: &[u8]) -> io::Result<()> {
-        let never = self.chunk(request, kind, done, payload, 0, |_| Ok::<_, std::convert::Infallible>(()))?;
+        let never = self.chunk(request, kind, done, payload, 0, |_| Ok::<_, Infallible>(()))?;
         match never {
             Ok(()) => Ok(()),
         }
@@ -207,7 +265,7 @@ impl<'a> Outbox<'a> {
     }
 
     fn simple_status(&mut self, request: &Request, error: u32) -> io::Result<()> {
-        match self.simple(request, error, 0, |_| Ok::<_, std::convert::Infallible>(()))? {
+        match self.simple(request, error, 0, |_| Ok::<_, Infallible>(()))? {
             Ok(()) => Ok(()),
         }
     }

@@ -36,14 +36,15 @@ impl Request {
             if head.magic.get() != magic::EXTENDED_REQUEST {
                 return Err(lost());
             }
-            let (flags, length) = (head.flags.get(), head.length.get());
+            let (flags, command, length) = (head.flags.get(), head.command.get(), head.length.get());
             return Ok(Some(Self {
                 flags,
-                command: head.command.get(),
+                command,
                 cookie: head.cookie.get(),
                 offset: head.offset.get(),
                 length,
-                payload: if flags & flag::PAYLOAD_LEN == 0 { 0 } else { length },
+                // A write should have the flag; QEMU (10.0) sends writes without it.
+                payload: if command == command::WRITE || flags & flag::PAYLOAD_LEN != 0 { length } else { 0 },
             }));
         }
         let Some(bytes) = input.take::<{ size_of::<CompactRequest>() }>() else { return Ok(None) };

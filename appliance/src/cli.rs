@@ -211,9 +211,15 @@ pub struct NbdOptions {
     /// Format of the images, when their own bytes are not to tell
     #[arg(short, long, value_name = "FORMAT")]
     pub format: Option<String>,
-    /// Clients cannot write (without an overlay they never can)
-    #[arg(long)]
+    /// Clients cannot write: so it is without --overlay
+    #[arg(long, conflicts_with = "overlay")]
     pub read_only: bool,
+    /// Clients may write; what they write is kept in this qcow2 file (or one a disk in this folder), never in the backup
+    #[arg(long, value_name = "FILE|DIR")]
+    pub overlay: Option<PathBuf>,
+    /// Bytes that an overlay may take
+    #[arg(long, value_name = "BYTES", requires = "overlay")]
+    pub overlay_quota: Option<u64>,
     /// Certificate of this server, with its chain
     #[arg(long, value_name = "PEM", help_heading = "Encryption")]
     pub tls_cert: Option<PathBuf>,

@@ -254,3 +254,49 @@ fn wrong_words_are_told() {
     let run = run_within(&mut bare(["ls"]), std::time::Duration::from_secs(20));
     assert!(run.stderr.contains("--image"), "{}", run.stderr);
 }
+
+/// What clients write goes into the overlay, is there again after a restart, and never into the backup.
+#[test]
+fn written_over_an_overlay() {
+    if !has("qemu-io") {
+        return;
+    }
+    let (volumes, revenant) = machine();
+    let volume = volumes.path().join("web01-0001");
+    let before = fs::read(&volume).expect("the volume");
+    let folder = temp();
+    let overlay = folder.path().join("web01.qcow2");
+    let point = points(&revenant).pop().expect("a point");
+    let disk = format!("{}/disks/disk0.raw", text(&point["tree_path"]));
+    let listen = format!("unix:{}", folder.path().join("nbd").display());
+    let serve = |overlay: &Path| {
+        let overlay = overlay.to_str().expect("text");
+        let mut command =
+            revenant.command(["export", "nbd", &disk, "--listen", &listen, "--overlay", overlay, "--json"]);
+        let mut server = Server(command.stdout(Stdio::piped()).spawn().expect("the server"));
+        let line = BufReader::new(server.0.stdout.take().expect("its output")).lines().next();
+        let told: Value = serde_json::from_str(&line.expect("a line").expect("text")).expect("JSON");
+        assert_eq!(told["read_only"], false);
+        (server, text(&told["uri"]).to_owned())
+    };
+    {
+        let (_server, uri) = serve(&overlay);
+        tool("qemu-io", &["-f", "raw", "-c", "write -P 0x5a 5000k 300k", "-c", "flush", "-c", "discard 0 1M", &uri]);
+        // A second server on the same file would destroy it.
+        let args = ["export", "nbd", &disk, "--listen", "127.0.0.1:0", "--overlay", overlay.to_str().expect("text")];
+        let second = revenant.run(args);
+        assert!(second.code() == Some(2) && second.stderr.contains("web01.qcow2"), "{}", second.stderr);
+    }
+    tool("qemu-img", &["check", "-q", "-f", "qcow2", overlay.to_str().expect("text")]);
+    {
+        let (_server, uri) = serve(&overlay);
+        let read = tool("qemu-io", &["-f", "raw", "-c", "read -P 0x5a 5000k 300k", &uri]);
+        assert!(!read.contains("failed"), "{read}");
+    }
+    assert!(fs::read(&volume).expect("the volume") == before, "the backup is as it was");
+    // Another disk's overlay is refused.
+    let other = format!("{}/disks/disk1.raw", text(&point["tree_path"]));
+    let args = ["export", "nbd", &other, "--listen", "127.0.0.1:0", "--overlay", overlay.to_str().expect("text")];
+    let refused = revenant.run(args);
+    assert!(refused.code() == Some(2) && refused.stderr.contains("made over"), "{}", refused.stderr);
+}

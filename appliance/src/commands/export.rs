@@ -9,7 +9,11 @@ use std::{
     time::Duration,
 };
 
-use blockdev::{BlockDevice, Error, ReadAt, Result, images::Disk};
+use blockdev::{
+    BlockDevice, Error, ReadAt, Result,
+    images::Disk,
+    overlay::{self, Overlay},
+};
 use exporters::nbd::{
     self, Address, ChangedBlocks, ChangedRun, Config, Export, Exports, Limits, Listener, Tls, TlsMode,
 };
@@ -32,6 +36,12 @@ pub fn nbd(cli: &Cli, paths: &[OsString], options: &NbdOptions) -> Result<u8> {
     for path in paths {
         sources.extend(disks.several(path, format)?);
     }
+    let is_folder = |path: &PathBuf| path.is_dir();
+    if sources.len() > 1 && options.overlay.as_ref().is_some_and(|o| !is_folder(o)) {
+        return Err(Error::invalid(
+            "there are several disks: --overlay has to name a folder, in which each gets a file",
+        ));
+    }
     if let (Some(_), false) = (&options.name, sources.len() == 1) {
         return Err(Error::invalid(
             "--name names one disk, and there are several; without it they are named themselves",
@@ -41,7 +51,14 @@ pub fn nbd(cli: &Cli, paths: &[OsString], options: &NbdOptions) -> Result<u8> {
     let mut names = Vec::new();
     for source in &sources {
         let name = options.name.clone().unwrap_or_else(|| name_of(source, &sources));
-        let mut export = Export::new(name.clone(), nbd::Disk::ReadOnly(Arc::<Disk>::clone(&source.image.disk)));
+        let disk: Arc<dyn BlockDevice> = Arc::<Disk>::clone(&source.image.disk);
+        let mut export = Export::new(
+            name.clone(),
+            match &options.overlay {
+                Some(path) => nbd::Disk::Writable(Arc::new(overlay(path, &name, source, disk, options.overlay_quota)?)),
+                None => nbd::Disk::ReadOnly(disk),
+            },
+        );
         export.description = source.label.chars().take(1000).collect();
         if source.image.disk.depth() > 1 {
             export.changed = vec![("changed".to_owned(), Arc::new(Changed(Arc::clone(&source.image.disk))))];
@@ -57,10 +74,25 @@ pub fn nbd(cli: &Cli, paths: &[OsString], options: &NbdOptions) -> Result<u8> {
         report: Some(Box::new(output::note)),
     };
     let server = nbd::Server::start(config, exports, listeners(options)?)?;
-    tell(cli, &server, &sources, &names)?;
+    tell(cli, &server, &sources, &names, options.overlay.is_some())?;
     signals.forever().next();
     server.shutdown(GRACE)?;
     Ok(0)
+}
+
+/// The overlay `path` over a disk, or in the folder `path` the one of the export's name; made if it is not there.
+fn overlay(
+    path: &Path,
+    name: &str,
+    source: &DiskSource,
+    disk: Arc<dyn BlockDevice>,
+    quota: Option<u64>,
+) -> Result<Overlay> {
+    let in_folder = || path.join(format!("{}.qcow2", name.replace('/', "_")));
+    let path = if path.is_dir() { in_folder() } else { path.to_owned() };
+    let mut settings = overlay::Options::new(String::from_utf8_lossy(&source.identity));
+    settings.quota = quota;
+    if path.exists() { Overlay::open(&path, disk, &settings) } else { Overlay::create(&path, disk, &settings) }
 }
 
 /// What changed since the image that the topmost one was made on.
@@ -108,7 +140,7 @@ fn tls(options: &NbdOptions) -> Result<Option<Tls>> {
 }
 
 /// Say where which disk is; then it can be used.
-fn tell(cli: &Cli, server: &nbd::Server, sources: &[DiskSource], names: &[String]) -> Result<()> {
+fn tell(cli: &Cli, server: &nbd::Server, sources: &[DiskSource], names: &[String], writable: bool) -> Result<()> {
     let mut out = std::io::stdout();
     let mut lines = String::new();
     for address in server.addresses() {
@@ -122,11 +154,12 @@ fn tell(cli: &Cli, server: &nbd::Server, sources: &[DiskSource], names: &[String
                     "source": source.label,
                     "size": disk.size(),
                     "block_size": disk.block_sizes().logical,
-                    "read_only": true,
+                    "read_only": !writable,
                 });
                 lines.push_str(&format!("{value}\n"));
             } else {
-                lines.push_str(&format!("{uri}  {}, read-only\n", size(disk.size())));
+                let access = if writable { "writable over its overlay" } else { "read-only" };
+                lines.push_str(&format!("{uri}  {}, {access}\n", size(disk.size())));
             }
         }
     }

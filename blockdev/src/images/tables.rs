@@ -130,7 +130,7 @@ impl Tables {
     }
 
     fn ends(&self, file: u32, offset: u64) -> Error {
-        let size = self.number(file).map_or(0, |f| f.size());
+        let size = self.number(file).map_or(0, ReadAt::size);
         Error::damaged(format!("a table lies at byte {offset}, and the image file ends at {size}: it was cut off"))
     }
 }

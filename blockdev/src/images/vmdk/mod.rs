@@ -200,7 +200,7 @@ impl Builder {
     }
 
     fn push_flat(&mut self, name: &str, sectors: u64, file: u32, offset: u64) -> Result<()> {
-        let size = self.files.get(file as usize).map_or(0, |f| f.size());
+        let size = self.files.get(file as usize).map_or(0, ReadAt::size);
         let missing = offset.saturating_add(sectors * SECTOR).saturating_sub(size);
         if missing > 0 {
             self.notes.push(format!("{name} ends {missing} bytes early: it was cut off"));

@@ -13,7 +13,7 @@ use anyhow::Result;
 use crate::cmd;
 
 /// Debian packages, and what goes without them.
-const PACKAGES: [(&str, &str); 8] = [
+const PACKAGES: [(&str, &str); 19] = [
     ("fuse3", "mounting"),
     ("rsync", "reading a mount with rsync"),
     ("acl", "comparing ACLs"),
@@ -22,6 +22,17 @@ const PACKAGES: [(&str, &str); 8] = [
     ("sqlite3", "a stock Bacula for live tests"),
     ("postgresql", "PostgreSQL catalogs"),
     ("mariadb-server", "MariaDB catalogs"),
+    ("qemu-utils", "judging disk images by qemu-img"),
+    ("7zip", "judging disk images by 7z"),
+    ("libnbd-bin", "NBD with libnbd's tools"),
+    ("python3-libnbd", "NBD with nbdsh"),
+    ("nbdkit", "NBD with nbdkit as a client"),
+    ("openssl", "NBD over TLS"),
+    ("fdisk", "partition tables of sfdisk"),
+    ("gdisk", "partition tables of sgdisk"),
+    ("dosfstools", "FAT volumes"),
+    ("xfsprogs", "XFS volumes"),
+    ("btrfs-progs", "btrfs volumes"),
 ];
 
 /// Makes apt's maintainer scripts start no daemon as long as it lives.

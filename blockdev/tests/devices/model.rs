@@ -116,6 +116,11 @@ impl Model {
         Op { area, range: start..end, what }
     }
 
+    /// A write of all of an area.
+    pub fn write_of(&self, area: usize, seed: u64) -> Op {
+        Op { area, range: self.areas[area].range.clone(), what: What::Write(seed) }
+    }
+
     /// `op` has been done.
     pub fn apply(&mut self, op: &Op) {
         let area = &mut self.areas[op.area];

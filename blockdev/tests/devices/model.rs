@@ -9,15 +9,18 @@ use blockdev::{ReadAt, WriteAt};
 
 use crate::source::{MIB, SIZE, pattern};
 
-/// Areas at every kind of boundary, together 600 kB.
+/// Areas at every kind of boundary, together 800 kB; and on so many pages of tables
+/// that an overlay with little memory cannot keep all changed ones.
 pub fn areas() -> Vec<Range<u64>> {
-    vec![
+    let mut areas = vec![
         0..100_000,
         (32 << 20) - 50_000..(32 << 20) + 50_000,
         500 * MIB + 1000..500 * MIB + 61_000,
         (1 << 30) - 140_000..(1 << 30) + 140_000,
         SIZE - 60_000..SIZE,
-    ]
+    ];
+    areas.extend((1..=25).map(|i| i * 41 * MIB + 3000..i * 41 * MIB + 12_000));
+    areas
 }
 
 #[derive(Debug, Clone)]
@@ -114,6 +117,11 @@ impl Model {
             _ => What::Discard,
         };
         Op { area, range: start..end, what }
+    }
+
+    /// A write of all of an area.
+    pub fn write_of(&self, area: usize, seed: u64) -> Op {
+        Op { area, range: self.areas[area].range.clone(), what: What::Write(seed) }
     }
 
     /// `op` has been done.

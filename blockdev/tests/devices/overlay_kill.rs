@@ -46,7 +46,7 @@ fn random_of(seed: u64, thread: usize) -> fastrand::Rng {
 
 /// The operations of a thread up to its next flush.
 fn batch(model: &mut Model, random: &mut fastrand::Rng, mut each: impl FnMut(&crate::model::Op)) {
-    for _ in 0..random.u32(1..12) {
+    for _ in 0..random.u32(1..30) {
         let op = model.random_op(random);
         each(&op);
         model.apply(&op);

@@ -86,8 +86,10 @@ fn threads_side_by_side() {
                     .collect();
                 let mut model = Model::new(&stripes, &Source);
                 let mut random = fastrand::Rng::with_seed(thread);
-                for _ in 0..1500 {
-                    let op = model.random_op(&mut random);
+                // All go the same way at about the same pace, so they meet; then anywhere.
+                let first = (0..stripes.len()).map(|stripe| Some(model.write_of(stripe, thread + 1)));
+                for op in first.chain((0..200).map(|_| None)).collect::<Vec<_>>() {
+                    let op = op.unwrap_or_else(|| model.random_op(&mut random));
                     op.perform(overlay).unwrap();
                     model.apply(&op);
                     if random.u32(..100) == 0 {

@@ -59,7 +59,7 @@ fn run_until_the_power_fails(overlay: &Overlay, model: &mut Model, random: &mut 
         if done.is_err() {
             return;
         }
-        if random.u32(..12) == 0 {
+        if random.u32(..30) == 0 {
             match overlay.flush() {
                 Ok(()) => model.flushed(),
                 Err(_) => return,

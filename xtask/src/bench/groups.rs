@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use super::disks;
 use super::fixtures::{Fixture, Fixtures, Kind};
 use super::lab::Lab;
 use super::measure;
@@ -13,13 +14,15 @@ use crate::cmd::{self, quoted};
 use crate::mounted::Mounted;
 
 /// The groups, by the name that selects them.
-pub const GROUPS: [(&str, Group); 6] = [
+pub const GROUPS: [(&str, Group); 8] = [
     ("list", list),
     ("first-byte", first_byte),
     ("sequential", sequential),
     ("fuse", fuse),
     ("extract", extract),
     ("library", library),
+    ("nbd", disks::nbd),
+    ("convert", disks::convert),
 ];
 
 /// Measures one group.
@@ -36,7 +39,7 @@ pub struct Bench {
 }
 
 impl Bench {
-    fn measure(&self, table: &mut Table, what: &str, prepare: Option<&str>, line: &str, bytes: Option<u64>) {
+    pub(super) fn measure(&self, table: &mut Table, what: &str, prepare: Option<&str>, line: &str, bytes: Option<u64>) {
         eprintln!("  {what}: {line}");
         table.add(what, line, outcome(measure::median(prepare, line, self.runs), bytes));
     }
@@ -47,12 +50,12 @@ impl Bench {
         table.add(&format!("{what}, one run"), line, outcome(measure::single(prepare, line), bytes));
     }
 
-    fn scratch(&self, name: &str) -> String {
+    pub(super) fn scratch(&self, name: &str) -> String {
         quoted(&self.fixtures.scratch().join(name).to_string_lossy())
     }
 
     /// A command line of Revenant on this volume, with a cache folder that `fresh_cache` empties.
-    fn revenant(&self, fixture: &Fixture, arguments: &str) -> String {
+    pub(super) fn revenant(&self, fixture: &Fixture, arguments: &str) -> String {
         let volume = quoted(&fixture.volume.to_string_lossy());
         format!("{} --volumes {volume} --cache {} {arguments}", quoted(&self.revenant), self.scratch("cache"))
     }
@@ -75,7 +78,7 @@ impl Bench {
     }
 
     /// The path in the tree of the big file.
-    fn big_path(&self, fixture: &Fixture) -> Result<String> {
+    pub(super) fn big_path(&self, fixture: &Fixture) -> Result<String> {
         Ok(quoted(&format!("{}{}", self.job_path(fixture)?, fixture.big_file)))
     }
 

@@ -4,6 +4,7 @@
 //! ([`measure`]), and the tables ([`table`]) name each command as it was run.
 
 mod data;
+mod disks;
 mod fixtures;
 mod groups;
 mod lab;
@@ -24,7 +25,7 @@ use groups::{Bench, GROUPS};
 /// What to measure and how.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// Groups to measure (list, first-byte, sequential, fuse, extract, library); all if none is named
+    /// Groups to measure (list, first-byte, sequential, fuse, extract, library, nbd, convert); all if none is named
     names: Vec<String>,
     /// Where the benchmark volumes are, or will be made: about 25 GiB [default: target/bench]
     #[arg(long)]

@@ -4,15 +4,26 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::Context;
 
 use super::measure::Cost;
 use crate::cmd;
 
+/// The columns of a table of whole commands.
+const COMMANDS: [&str; 5] = ["median s", "CPU s", "GB/s", "peak MiB", "read"];
+
 /// A group of commands that do the same job, measured in one run.
 pub struct Table {
     title: String,
-    rows: Vec<(String, String, Outcome)>,
+    columns: Vec<&'static str>,
+    rows: Vec<Row>,
+}
+
+/// What was measured, its cells (or why not), and the command line.
+struct Row {
+    what: String,
+    line: String,
+    cells: Result<Vec<String>, String>,
 }
 
 /// What became of a row.
@@ -24,38 +35,56 @@ pub enum Outcome {
 }
 
 impl Table {
-    /// An empty table.
+    /// An empty table of commands.
     pub fn new(title: &str) -> Self {
-        Self { title: title.to_owned(), rows: Vec::new() }
+        Self::with_columns(title, &COMMANDS)
+    }
+
+    /// An empty table of other figures.
+    pub fn with_columns(title: &str, columns: &[&'static str]) -> Self {
+        Self { title: title.to_owned(), columns: columns.to_vec(), rows: Vec::new() }
     }
 
     /// Adds a row: what was measured, and the command line that can be typed to measure it again.
     pub fn add(&mut self, what: &str, line: &str, outcome: Outcome) {
-        self.rows.push((what.to_owned(), line.to_owned(), outcome));
+        let cells = match outcome {
+            Outcome::Measured(cost, bytes) => {
+                #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+                let rate = bytes.map_or_else(String::new, |b| format!("{:.2}", b as f64 / cost.seconds / 1e9));
+                Ok(vec![
+                    seconds(cost.seconds),
+                    format!("{:.2}", cost.cpu_seconds),
+                    rate,
+                    cost.peak_bytes.div_ceil(1 << 20).to_string(),
+                    amount(cost.read_bytes),
+                ])
+            }
+            Outcome::Skipped(why) => Err(why),
+        };
+        self.add_cells(what, line, cells);
+    }
+
+    /// Adds a row of a table with other columns; or why it could not be measured.
+    pub fn add_cells(&mut self, what: &str, line: &str, cells: Result<Vec<String>, String>) {
+        self.rows.push(Row { what: what.to_owned(), line: line.to_owned(), cells });
     }
 
     /// The table as Markdown; `shorten` names that replace long paths of this machine, longest first.
     pub fn markdown(&self, shorten: &[(String, &str)]) -> String {
-        let mut out = format!("### {}\n\n", self.title);
-        out.push_str("| what | median s | CPU s | GB/s | peak MiB | read | command |\n|---|---|---|---|---|---|---|\n");
-        for (what, line, outcome) in &self.rows {
-            let line = shorten.iter().fold(line.clone(), |line, (long, short)| line.replace(long, short));
+        let head = self.columns.join(" | ");
+        let rule = "---|".repeat(self.columns.len() + 2);
+        let mut out = format!("### {}\n\n| what | {head} | command |\n|{rule}\n", self.title);
+        for row in &self.rows {
+            let line = shorten.iter().fold(row.line.clone(), |line, (long, short)| line.replace(long, short));
             let line = line.replace('|', "\\|");
-            let cells = match outcome {
-                Outcome::Measured(cost, bytes) => {
-                    #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
-                    let rate = bytes.map_or_else(String::new, |b| format!("{:.2}", b as f64 / cost.seconds / 1e9));
-                    format!(
-                        "{} | {:.2} | {rate} | {} | {}",
-                        seconds(cost.seconds),
-                        cost.cpu_seconds,
-                        cost.peak_bytes.div_ceil(1 << 20),
-                        amount(cost.read_bytes)
-                    )
+            let cells = match &row.cells {
+                Ok(cells) => cells.join(" | "),
+                Err(why) => {
+                    let rest = " |".repeat(self.columns.len() - 1);
+                    format!("not measured: {}{rest}", why.replace('|', "/").replace('\n', " "))
                 }
-                Outcome::Skipped(why) => format!("not measured: {} | | | |", why.replace('|', "/").replace('\n', " ")),
             };
-            out.push_str(&format!("| {what} | {cells} | `{line}` |\n"));
+            out.push_str(&format!("| {} | {cells} | `{line}` |\n", row.what));
         }
         out.push('\n');
         out
@@ -92,7 +121,7 @@ pub fn machine() -> String {
 }
 
 /// Appends `text` to the document of benchmarks.
-pub fn append(document: &Path, text: &str) -> Result<()> {
+pub fn append(document: &Path, text: &str) -> anyhow::Result<()> {
     use std::io::Write;
     let mut file = fs::OpenOptions::new().append(true).create(true).open(document);
     file.as_mut().ok().context(document.display().to_string())?.write_all(text.as_bytes())?;

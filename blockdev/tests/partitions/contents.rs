@@ -7,7 +7,7 @@ use blockdev::{
     partitions::{FsKind, Scheme},
 };
 
-use super::support::{file, memory, named, run, sparse, survey_of, tool};
+use super::support::{disks, file, memory, named, run, sparse, survey_of, tool};
 
 const MIB: u64 = 1 << 20;
 
@@ -169,5 +169,20 @@ fn images_of_other_products() {
         let bytes = zstd::decode_all(fs::File::open(images.join(name)).unwrap()).unwrap();
         let survey = survey_of(memory(bytes));
         assert_eq!(named(&survey, "whole").content.as_ref().map(|c| c.kind), Some(kind), "{name}: {survey:#?}");
+    }
+}
+
+/// A pool made by zfs-fuse; its name and GUID as `blkid` told them then. The second label serves when the first is gone.
+#[test]
+fn a_member_of_a_zfs_pool() {
+    let (_, disk) = disks("zfs").remove(0);
+    let mut bytes = vec![0; usize::try_from(disk.size()).unwrap()];
+    disk.read_at(&mut bytes, 0).unwrap();
+    for wiped in [0, 256 << 10] {
+        bytes[..wiped].fill(0);
+        let survey = survey_of(memory(bytes.clone()));
+        let content = named(&survey, "whole").content.clone().unwrap();
+        assert_eq!((content.kind, content.label.as_deref()), (FsKind::Zfs, Some("labpool")));
+        assert_eq!(content.uuid.as_deref(), Some("16942035681831979398"));
     }
 }

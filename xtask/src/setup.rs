@@ -13,7 +13,7 @@ use anyhow::Result;
 use crate::cmd;
 
 /// Debian packages, and what goes without them.
-const PACKAGES: [(&str, &str); 8] = [
+const PACKAGES: [(&str, &str); 19] = [
     ("fuse3", "mounting"),
     ("rsync", "reading a mount with rsync"),
     ("acl", "comparing ACLs"),
@@ -22,6 +22,17 @@ const PACKAGES: [(&str, &str); 8] = [
     ("sqlite3", "a stock Bacula for live tests"),
     ("postgresql", "PostgreSQL catalogs"),
     ("mariadb-server", "MariaDB catalogs"),
+    ("fdisk", "partition tables by sfdisk and fdisk"),
+    ("gdisk", "partition tables by sgdisk"),
+    ("parted", "partition tables by parted"),
+    ("xfsprogs", "recognising XFS"),
+    ("btrfs-progs", "recognising btrfs"),
+    ("ntfs-3g", "recognising NTFS"),
+    ("dosfstools", "recognising FAT"),
+    ("exfatprogs", "recognising exFAT"),
+    ("cryptsetup-bin", "recognising LUKS"),
+    ("squashfs-tools", "recognising squashfs"),
+    ("xorriso", "recognising ISO 9660"),
 ];
 
 /// Makes apt's maintainer scripts start no daemon as long as it lives.

@@ -215,3 +215,19 @@ fn overlaps_are_told() {
     let found = survey_of(memory(image));
     assert_eq!(found.volumes.iter().map(|v| v.notes.len()).collect::<Vec<_>>(), [2, 1, 1], "{found:#?}");
 }
+
+/// A Windows dynamic disk is told to be one: what its table shows may be parts of volumes.
+#[test]
+fn windows_dynamic_disks_are_named() {
+    let Some(sfdisk) = tool("sfdisk") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ldm.img");
+    let metadata = "5808C8AA-7E8F-42E0-85D2-E1E90434CFB3";
+    for script in ["label: dos\ntype=42\n".to_owned(), format!("label: gpt\nsize=1M,type={metadata}\n")] {
+        sparse(&path, 16 * MIB);
+        run(&sfdisk, &[path.to_str().unwrap()], &script);
+        let survey = survey_of(file(&path, BlockSizes::CLASSIC));
+        assert!(survey.disks[0].notes.iter().any(|n| n.contains("Windows dynamic disk")), "{survey:#?}");
+        assert!(named(&survey, "p1").kind.as_ref().unwrap().name.contains("Windows dynamic disk"));
+    }
+}

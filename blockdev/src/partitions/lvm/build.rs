@@ -14,7 +14,7 @@ use super::{
         raid::{Area, Layout, MEMBERS_MAX, Parity, ParityPlace, Raid},
     },
     group::{AreaName, Group, Logical, Segment},
-    snapshot::Snapshot,
+    snapshot::{PairsLeft, Snapshot},
     thin::{Pool, Thin},
 };
 use crate::{BlockDevice, Error, ErrorKind, Result};
@@ -23,9 +23,13 @@ use crate::{BlockDevice, Error, ErrorKind, Result};
 const DEPTH_MAX: usize = 12;
 /// Segments that all volumes of a group may have together.
 const SEGMENTS_MAX: usize = 1 << 16;
+/// Volumes of a group that are put together, parts of others among them.
+const BUILT_MAX: usize = 4096;
 /// Volumes of a group that are shown.
 const VOLUMES_MAX: usize = 256;
 const SECTOR: u64 = 512;
+/// Reasons that are told why a volume has gaps.
+const GAPS_TOLD: usize = 16;
 /// Segments that hold no volume of their own.
 const POOLS: [&str; 4] = ["thin-pool", "cache-pool", "vdo-pool", "writecache-pool"];
 
@@ -49,6 +53,8 @@ struct Builder<'a> {
     /// Thin pools, and the disks that have their metadata.
     pools: BTreeMap<String, (Arc<Pool>, BTreeSet<String>)>,
     segments: usize,
+    /// What snapshots may still hold in memory.
+    pairs: Arc<PairsLeft>,
 }
 
 /// A volume's map and what is found out while it is made.
@@ -62,7 +68,8 @@ struct Draft {
 
 /// The logical volumes of `group` that are meant to be seen; `members` are the physical ones by identifier.
 pub fn volumes(group: &Group, members: &BTreeMap<String, &Member>) -> Vec<Assembled> {
-    let mut builder = Builder { group, members, built: BTreeMap::new(), pools: BTreeMap::new(), segments: 0 };
+    let mut builder =
+        Builder { group, members, built: BTreeMap::new(), pools: BTreeMap::new(), segments: 0, pairs: Arc::default() };
     // A snapshot's segment is in a volume of its own (`snapshot0`); to the operator it is called like its store.
     let store = |lv: &Logical| lv.segments.first().and_then(|s| s.fields.text("cow_store")).map(str::to_owned);
     let stores: BTreeSet<String> = group.logical.values().filter_map(store).collect();
@@ -115,15 +122,17 @@ impl Builder<'_> {
         let lv = lv.ok_or_else(|| Error::damaged(format!("there is no logical volume {name}")))?;
         lv.extents()?;
         self.segments += lv.segments.len();
-        if self.segments > SEGMENTS_MAX {
-            return Err(Error::new(ErrorKind::Limit, "the volume group has too many segments"));
+        if self.segments > SEGMENTS_MAX || self.built.len() >= BUILT_MAX {
+            return Err(Error::new(ErrorKind::Limit, "the volume group has too many volumes or segments"));
         }
         let mut draft = Draft::default();
         for segment in &lv.segments {
             let len = segment.extents.checked_mul(group.extent);
             let len = len.ok_or_else(|| Error::damaged("a segment is larger than a disk can be"))?;
             let target = self.target(segment, len, &mut draft, depth)?;
-            if let Target::Gone(why) = &target {
+            if let Target::Gone(why) = &target
+                && draft.gaps.len() < GAPS_TOLD
+            {
                 draft.gaps.insert(why.clone());
             }
             draft.map.push(len, target)?;
@@ -282,7 +291,7 @@ impl Builder<'_> {
         let store = self.volume(named(segment, "cow_store")?, depth + 1)?;
         let changed = self.needed(segment, "cow_store", draft, depth)?;
         let origin = self.needed(segment, "origin", draft, depth)?;
-        Ok(Target::Snapshot(Snapshot::open(store.device, changed, origin)?))
+        Ok(Target::Snapshot(Snapshot::open(store.device, changed, origin, Arc::clone(&self.pairs))?))
     }
 
     /// A cached volume. Only when every write goes through to the origin at once is the origin what it should be.

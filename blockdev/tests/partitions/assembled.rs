@@ -219,8 +219,15 @@ fn a_real_disk_with_lvm2() {
             ("p1", 20_969_439, FsKind::LvmMember, 0),
             (volume("fat").as_str(), 178 * extent, FsKind::Fat32, 0),
             (volume("ntfs").as_str(), 281 * extent, FsKind::Ntfs, 0),
-            (volume("vol01").as_str(), 306 * extent, FsKind::Ext4, 0),
+            (volume("vol01").as_str(), 306 * extent, FsKind::Ext3, 0),
         ]
     );
     assert!(survey.notes.is_empty());
+    // `blkid -p -O 2097152` on the disk, where the first piece of the volume lies.
+    let content = named(&survey, &volume("vol01")).content.clone().unwrap();
+    assert_eq!(content.uuid.as_deref(), Some("a23ce9ef-f531-4862-b73e-e7e1abfd61e5"));
+    // The three pieces that `vgcfgbackup` names, read from the disk one after the other.
+    let fat = named(&survey, &volume("fat"));
+    let wanted = "083fc4d321825352cf3da03b5ced1d17e1631e00de45510988e02c2f3d9a65ea";
+    assert_eq!(sha256(fat.device.as_ref().unwrap().as_ref()).unwrap(), wanted);
 }

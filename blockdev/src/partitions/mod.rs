@@ -1,9 +1,9 @@
 //! Which volumes the disks of a machine have: partitions, Linux' LVM2 and md volumes, and filesystems without any table,
 //! each as a [`BlockDevice`], with what they hold.
 //!
-//! * [`table`], [`mbr`], [`gpt`]: partition tables; [`kinds`]: their types' names;
-//! * [`content`]: what a volume holds, by its superblock;
-//! * [`md`] and [`lvm`]: arrays and volume groups over all disks, put together as a [`map`] of parts, with [`raid`]'s
+//! * `table`, `mbr`, `gpt`: partition tables; `kinds`: their types' names;
+//! * `content`: what a volume holds, by its superblock;
+//! * `md` and `lvm`: arrays and volume groups over all disks, put together as a `map` of parts, with `raid`'s
 //!   arithmetic.
 //!
 //! [`survey`] does it all and never fails as a whole: what cannot be read is named in notes, and the rest stays

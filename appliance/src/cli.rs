@@ -8,6 +8,8 @@ use clap_complete::Shell;
 /// Bacula backups that get up and walk: volumes as a filesystem, without staging and without Bacula.
 #[derive(Debug, Parser)]
 #[command(name = "revenant", version, propagate_version = true, max_term_width = 110)]
+// `--volumes A B ls`: the values of an option end where the command begins.
+#[command(subcommand_precedence_over_arg = true)]
 pub struct Cli {
     #[command(flatten)]
     pub sources: Sources,
@@ -141,6 +143,31 @@ pub enum Command {
         #[arg(long, value_name = "N")]
         threads: Option<usize>,
     },
+    /// Convert a disk into an image file: raw, qcow2, vmdk, vmdk-flat, vmdk-stream, vhdx, vhdx-fixed, vhd, vhd-fixed, vdi
+    Convert {
+        /// A disk in the tree, or an image file of this machine
+        #[arg(value_name = "TREE-PATH|IMAGE")]
+        from: Option<OsString>,
+        /// The image file to write
+        #[arg(value_name = "OUTPUT")]
+        to: Option<PathBuf>,
+        #[command(flatten)]
+        options: ConvertOptions,
+    },
+    /// Show what disks are: format, allocation, partitions, filesystems
+    Inspect {
+        /// Disks in the tree, folders with the disks of one machine, or image files of this machine
+        #[arg(value_name = "TREE-PATH|IMAGE")]
+        paths: Vec<OsString>,
+        /// Format of the images, when their own bytes are not to tell
+        #[arg(short, long, value_name = "FORMAT")]
+        format: Option<String>,
+    },
+    /// Serve disks over the network until Ctrl-C
+    Export {
+        #[command(subcommand)]
+        protocol: Protocol,
+    },
     /// Read files and folders and compare them with their checksums and digests
     Verify {
         /// Files or folders
@@ -157,6 +184,80 @@ pub enum Command {
         /// The folder
         folder: PathBuf,
     },
+}
+
+/// How disks are served.
+#[derive(Debug, Subcommand)]
+pub enum Protocol {
+    /// As network block devices (NBD), each as an export of its name
+    Nbd {
+        /// Disks in the tree, folders with disks (machines/NAME/@TIME), or image files of this machine
+        #[arg(value_name = "TREE-PATH|IMAGE")]
+        paths: Vec<OsString>,
+        #[command(flatten)]
+        options: NbdOptions,
+    },
+}
+
+/// How to serve by NBD.
+#[derive(Debug, Args)]
+pub struct NbdOptions {
+    /// ADDRESS:PORT or unix:PATH; sockets that systemd hands over go first
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:10809")]
+    pub listen: String,
+    /// Name of the export [default: the disk's name]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Format of the images, when their own bytes are not to tell
+    #[arg(short, long, value_name = "FORMAT")]
+    pub format: Option<String>,
+    /// Clients cannot write: so it is without --overlay
+    #[arg(long, conflicts_with = "overlay")]
+    pub read_only: bool,
+    /// Clients may write; what they write is kept in this qcow2 file (or one a disk in this folder), never in the backup
+    #[arg(long, value_name = "FILE|DIR")]
+    pub overlay: Option<PathBuf>,
+    /// Bytes that an overlay may take
+    #[arg(long, value_name = "BYTES", requires = "overlay")]
+    pub overlay_quota: Option<u64>,
+    /// Certificate of this server, with its chain
+    #[arg(long, value_name = "PEM", help_heading = "Encryption")]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key of the certificate
+    #[arg(long, value_name = "PEM", help_heading = "Encryption")]
+    pub tls_key: Option<PathBuf>,
+    /// Clients need a certificate of this authority
+    #[arg(long, value_name = "PEM", help_heading = "Encryption")]
+    pub tls_client_ca: Option<PathBuf>,
+    /// Serve clients that do not encrypt, too
+    #[arg(long, help_heading = "Encryption")]
+    pub tls_optional: bool,
+    /// Clients at once
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub max_connections: usize,
+}
+
+/// How to convert.
+#[derive(Debug, Args)]
+pub struct ConvertOptions {
+    /// Kind of image to write [default: as OUTPUT ends]
+    #[arg(short = 'O', long, value_name = "FORMAT")]
+    pub output_format: Option<String>,
+    /// Format of the source, when its own bytes are not to tell: raw, qcow2, vmdk, vhd, vhdx, vdi
+    #[arg(short, long, value_name = "FORMAT")]
+    pub format: Option<String>,
+    /// Read the result back and compare it with the source
+    #[arg(long)]
+    pub verify: bool,
+    /// Do not read the disk for stored zeros first; they then take room in the image
+    #[arg(long)]
+    pub keep_zeros: bool,
+    /// Overwrite OUTPUT
+    #[arg(long)]
+    pub force: bool,
+    /// Threads
+    #[arg(long, value_name = "N")]
+    pub workers: Option<usize>,
 }
 
 impl Cli {
@@ -192,7 +293,7 @@ impl Cli {
             }
             Command::Mount { mountpoint, .. } => {
                 if mountpoint.is_none() {
-                    *mountpoint = options.iter_mut().find(|values| values.len() > 1).and_then(|values| values.pop());
+                    *mountpoint = take_last(&mut options);
                 }
                 if mountpoint.is_none() {
                     lacks("<MOUNTPOINT>");
@@ -203,6 +304,24 @@ impl Cli {
                 if machine.is_none() {
                     give_back(&mut options, &mut given);
                     *machine = given.pop().map(|m| m.to_string_lossy().into_owned());
+                }
+            }
+            Command::Convert { from, to, .. } => {
+                // One that is there is the target: the option took the source, or it took both.
+                if to.is_none() {
+                    *to = from.take().map(PathBuf::from).or_else(|| take_last(&mut options));
+                    *from = take_last(&mut options).map(PathBuf::into_os_string);
+                }
+                if from.is_none() || to.is_none() {
+                    lacks("<TREE-PATH|IMAGE> <OUTPUT>");
+                }
+            }
+            Command::Inspect { paths, .. } | Command::Export { protocol: Protocol::Nbd { paths, .. } } => {
+                if paths.is_empty() {
+                    give_back(&mut options, paths);
+                }
+                if paths.is_empty() {
+                    lacks("<TREE-PATH|IMAGE>...");
                 }
             }
             Command::Jobs | Command::Completions { .. } | Command::Man { .. } => {}
@@ -219,6 +338,11 @@ fn give_back(options: &mut [&mut Vec<PathBuf>], paths: &mut Vec<OsString>) {
         let moved = values.split_off(kept.max(1).min(values.len()));
         paths.splice(0..0, moved.into_iter().map(PathBuf::into_os_string));
     }
+}
+
+/// The last value of an option that keeps another.
+fn take_last(options: &mut [&mut Vec<PathBuf>]) -> Option<PathBuf> {
+    options.iter_mut().find(|values| values.len() > 1)?.pop()
 }
 
 fn lacks(what: &str) -> ! {

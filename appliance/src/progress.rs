@@ -48,6 +48,42 @@ pub fn show_indexing(archive: &Arc<Archive>, quiet: bool) {
     });
 }
 
+/// A bar that follows a counter of bytes.
+pub struct Bytes {
+    done: Arc<AtomicBool>,
+    watcher: Option<thread::JoinHandle<()>>,
+}
+
+impl Bytes {
+    /// Show how `counted` goes to `total`, if anybody is looking.
+    pub fn show(what: &'static str, total: u64, counted: &Arc<AtomicU64>, quiet: bool) -> Self {
+        let done = Arc::new(AtomicBool::new(false));
+        if quiet || !std::io::stderr().is_terminal() {
+            return Self { done, watcher: None };
+        }
+        let (counted, over) = (Arc::clone(counted), Arc::clone(&done));
+        let watcher = thread::spawn(move || {
+            let bar = bar(what);
+            bar.set_length(total);
+            while !over.load(Relaxed) {
+                bar.set_position(counted.load(Relaxed));
+                thread::sleep(TICK);
+            }
+            bar.finish_and_clear();
+        });
+        Self { done, watcher: Some(watcher) }
+    }
+
+    /// Take the bar away.
+    pub fn finish(self) {
+        self.done.store(true, Relaxed);
+        if let Some(watcher) = self.watcher {
+            // It only shows; nothing depends on it.
+            let _ = watcher.join();
+        }
+    }
+}
+
 /// Counts what is restored or verified, and shows it.
 pub struct Work {
     found: AtomicU64,

@@ -275,7 +275,7 @@ mod tests {
         }
 
         fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
-            if self.fails.load(Ordering::Relaxed) && offset > 40 << 20 {
+            if self.fails.load(Ordering::Relaxed) && offset > 20 << 20 {
                 return Err(Error::damaged("as told"));
             }
             self.bytes.read_at(buf, offset)
@@ -297,10 +297,10 @@ mod tests {
     }
 
     fn source() -> Source {
-        let mut bytes: Vec<u8> = (0..70_000_001_u32).map(|i| (i / 4096 * 31 + i % 251) as u8 | 1).collect();
-        let hole = 5_000_000..21_000_000;
-        bytes[5_000_000..21_000_000].fill(0);
-        bytes[30 << 20..31 << 20].fill(0);
+        let mut bytes: Vec<u8> = (0..36_000_001_u32).map(|i| (i / 4096 * 31 + i % 251) as u8 | 1).collect();
+        let hole = 5_000_000..9_000_000;
+        bytes[5_000_000..9_000_000].fill(0);
+        bytes[12 << 20..13 << 20].fill(0);
         Source { bytes, hole, fails: AtomicBool::new(false) }
     }
 
@@ -330,7 +330,7 @@ mod tests {
         };
         copy(&source, &target, &options(&progress)).expect_err("it fails where it is told");
         let noted = std::fs::read_to_string(&journal).expect("a journal").lines().skip(3).count();
-        assert!(noted >= 2, "{noted} shares");
+        assert!(noted >= 1, "{noted} shares");
         source.fails.store(false, Ordering::Relaxed);
         let progress = AtomicU64::new(0);
         copy(&source, &target, &options(&progress)).expect("the rest");
@@ -340,8 +340,8 @@ mod tests {
         let copied = HostFile::open(&path).expect("the copy");
         let hole = copied.extent_at(6_000_000).expect("extents").expect("an extent");
         assert_eq!(hole.kind, ExtentKind::Hole);
-        let zeros = copied.extent_at(30 << 20).expect("extents").expect("an extent");
-        assert_eq!((zeros.kind, zeros.range.end), (ExtentKind::Hole, 31 << 20));
+        let zeros = copied.extent_at(12 << 20).expect("extents").expect("an extent");
+        assert_eq!((zeros.kind, zeros.range.end), (ExtentKind::Hole, 13 << 20));
     }
 
     #[test]
@@ -349,7 +349,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let (path, journal) = (folder.path().join("out"), folder.path().join("out.journal"));
         let source = source();
-        for stale in ["", "garbage", "revenant copy 1\nanother\n70000001 16777216\n0\n1\n2\n3\n4\n"] {
+        for stale in ["", "garbage", "revenant copy 1\nanother\n36000001 16777216\n0\n1\n2\n"] {
             std::fs::write(&path, vec![7; 100]).expect("written");
             std::fs::write(&journal, stale).expect("written");
             let target = File::options().read(true).write(true).open(&path).expect("a file");

@@ -159,3 +159,17 @@ fn completions_and_manual_pages_come_out() {
     let page = fs::read_to_string(folder.path().join("revenant-extract.1")).expect("a page for extract");
     assert!(page.contains("restore") || page.contains("Restore"), "{page}");
 }
+
+/// Options may stand before the command, as the README has them: their values end where it begins.
+#[test]
+fn volumes_before_the_command() {
+    let case = case::shipped("plain-nosig");
+    let (volumes, cache) = (case.unpack(), temp());
+    let (volumes, cache) = (volumes.path().to_str().expect("text"), cache.path().to_str().expect("text"));
+    let run = run_within(&mut bare(["--cache", cache, "--volumes", volumes, volumes, "jobs", "--json"]), LIMIT).good();
+    let job = run.json()[0]["tree_path"].as_str().expect("a path").to_owned();
+    for args in [["--volumes", volumes, "ls", &job], ["ls", "--volumes", volumes, &job]] {
+        let run = run_within(bare(args).args(["--cache", cache]), LIMIT).good();
+        assert_eq!(run.text().lines().next(), Some("srv"), "{args:?}");
+    }
+}

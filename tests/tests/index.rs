@@ -21,7 +21,7 @@ fn listing(revenant: &Revenant) -> (Vec<Value>, Value) {
     for entry in tree.as_array_mut().expect("an array") {
         // The top folders have the time at which the volume was last written to.
         let path = entry["path"].as_str().unwrap_or_default();
-        if path == "jobs" || (path.starts_with("clients") && path.split('/').count() < 4) {
+        if matches!(path, "jobs" | "machines") || (path.starts_with("clients") && path.split('/').count() < 4) {
             ["mtime", "atime", "ctime"].iter().for_each(|t| entry[*t] = Value::Null);
         }
     }

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use blockdev::{ReadAt, Result};
+use blockdev::{ReadAt, Result, images::Image};
 
 /// A node of the tree.
 #[derive(Clone)]
@@ -197,6 +197,15 @@ pub trait File: Inode {
     ///
     /// When it cannot be read.
     fn digest(&self) -> Result<Option<StoredDigest>>;
+
+    /// The disk that the file is a face of. A disk is not looked for in the bytes of such a file: its guest wrote them.
+    ///
+    /// # Errors
+    ///
+    /// When the disk cannot be opened.
+    fn image(&self) -> Result<Option<Arc<Image>>> {
+        Ok(None)
+    }
 
     /// Alternate data streams of the file (Windows), by name: kept beside it as `name:stream`.
     ///

@@ -9,13 +9,14 @@ use std::sync::Arc;
 use blockdev::{Error, ErrorKind, ReadAt, Result};
 
 use crate::{
-    attributes,
+    attributes::{self, FileType},
     content::{
         compressed::CompressedRecords,
         encrypted::Frames,
         pieces::{PieceSource, Pieces, Place},
         raw::RawStream,
-        verbatim::{Plain, Sparse},
+        sparse::Sparse,
+        verbatim::Plain,
         windows,
     },
     crypto::pki::KeyRing,
@@ -133,13 +134,26 @@ impl StoredFile {
         self.attributes_record()?;
         let mut session_key = None;
         let mut cursor = self.cursor();
+        // What stands in front of data may be data with a damaged header, but for what always does.
+        let mut suspects = Vec::new();
         let first = self.walk(&mut cursor, &mut |record| {
-            if record.id().kind() == StreamKind::SessionData {
-                session_key = Some(self.payload(record)?);
+            match record.id().kind() {
+                StreamKind::Data(kind) if !kind.resource_fork => return Ok(true),
+                StreamKind::Attributes | StreamKind::AttributesUpdate => {}
+                StreamKind::SessionData => session_key = Some(self.payload(record)?),
+                _ if suspects.last() == Some(&record.pos.block) => {}
+                _ => suspects.push(record.pos.block),
             }
-            Ok(matches!(record.id().kind(), StreamKind::Data(k) if !k.resource_fork))
+            Ok(false)
         })?;
+        if first.is_none() {
+            suspects.extend([self.pos.block, cursor.pos().block]);
+        }
+        suspects.iter().try_for_each(|number| self.data.vouch(*number))?;
         let Some(first) = first else {
+            if cursor.peek()?.is_none() && self.verified_size().is_some() {
+                return Err(self.data.ends("in front of this file's data"));
+            }
             return Ok(Content { bytes: Arc::new(Vec::new()), backup_read: None, kind: None, end: cursor.pos() });
         };
         let StreamKind::Data(kind) = first.id().kind() else { return Err(Error::damaged("the data is gone")) };
@@ -156,6 +170,7 @@ impl StoredFile {
         Ok(Content { bytes: main, backup_read: Some(bytes), kind: Some(kind), end })
     }
 
+    /// The content that starts with `first`, and where it ends.
     fn content(
         &self,
         first: &Record,
@@ -166,7 +181,7 @@ impl StoredFile {
     ) -> Result<(Arc<dyn ReadAt>, RecordPos)> {
         let key = u64::from(self.file_index) | u64::from(self.data.number()) << 32;
         // BackupRead's framing makes the stored length another one than the file's.
-        let hint = size.filter(|_| !kind.win32);
+        let hint = if kind.sparse { self.verified_size() } else { size.filter(|_| !kind.win32) };
         if kind.compression != Compression::None && !kind.encrypted {
             let source = CompressedRecords::new(Arc::clone(&self.data), first);
             let source = source.ok_or_else(|| Error::damaged("the data is gone"))?;
@@ -186,6 +201,14 @@ impl StoredFile {
             return Ok((Arc::new(Pieces::open(frames, 0, hint, key)?), end));
         }
         Ok(if kind.sparse { (Arc::new(Sparse::new(raw, hint)?), end) } else { (Arc::new(Plain::new(raw, hint)), end) })
+    }
+
+    /// The length of a regular file by its attributes, if they can be verified: where its records do not tell.
+    fn verified_size(&self) -> Option<u64> {
+        let payload = self.attributes_payload().ok()?;
+        let record = attributes::Record::parse(&payload)?;
+        let size = u64::try_from(record.stat.size).ok().filter(|n| *n > 0);
+        size.filter(|_| record.file_type == FileType::Regular)
     }
 
     /// Behind the data records that start with `first`, by walking along their headers.
@@ -232,6 +255,11 @@ impl StoredFile {
             };
             cursor = Cursor::new(&self.data, end);
         }
+        // A damaged header would end the file, too, and behind a whole one something follows.
+        if cursor.peek()?.is_none() {
+            return Err(self.data.ends("inside this file"));
+        }
+        self.data.vouch(cursor.pos().block)?;
         Ok(metadata)
     }
 
@@ -245,7 +273,9 @@ impl StoredFile {
             StreamKind::Acl(acl) if acl.platform == Platform::Linux => {
                 metadata.acls.push((acl.scope, self.payload(record)?));
             }
-            _ => {}
+            StreamKind::Attributes | StreamKind::AttributesUpdate => {}
+            // What is passed over may be one of these with a damaged header.
+            _ => self.data.vouch(record.pos.block)?,
         }
         Ok(false)
     }

@@ -1,18 +1,19 @@
 //! Whole volumes, broken: opening, listing and reading everything in them ends, soon, in bounded memory, and
 //! what is delivered is what was stored.
 //!
-//! Two kinds of harm. *Damage* leaves the checksums as they were: then every file that can be read must match its
-//! stored digest. *Malice* makes the checksums right again, so that the parsers behind them are reached: then
+//! Two kinds of harm. *Damage* leaves the checksums as they were: then every byte that is delivered must be the one
+//! that the unharmed volume delivers at its place, and every file that can be read must match its stored digest.
+//! *Malice* makes the checksums right again, so that the parsers behind them are reached: then
 //! only time and memory are judged. The randomness is seeded: a failure names its seed and comes back.
 
 mod common;
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fs,
     ops::{ControlFlow, Range},
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError, mpsc},
+    sync::{Arc, Mutex, PoisonError, mpsc},
     thread,
     time::Duration,
 };
@@ -21,7 +22,7 @@ use common::case;
 use peak_alloc::PeakAlloc;
 use volreader::{
     archive::{Archive, Job, Options, point::Point},
-    block::{Format, Header, checksum},
+    block::{Format, Header, Session, checksum},
     digest::Hasher,
     file::{Content, StoredFile},
     index::entry::{Entry, EntryKind, Flags},
@@ -40,6 +41,8 @@ const MEMORY_MAX: usize = 300 << 20;
 const CACHE_BYTES: u64 = 4 << 20;
 /// Files of the corpus are shorter; a length beyond it is a lie, and only the ends are read.
 const READ_MAX: u64 = 64 << 20;
+/// Bytes read at once: what is behind a damaged part is tried again at the next multiple.
+const CHUNK: usize = 64 << 10;
 /// Entries of all jobs that are opened.
 const FILES_MAX: usize = 3000;
 
@@ -174,6 +177,9 @@ fn repair(block: &mut [u8]) {
     }
 }
 
+/// The files of the unharmed volumes, by session and file index: their bytes, and what else belongs to them.
+type Truth = HashMap<(Session, u32), (Vec<u8>, String)>;
+
 /// What came of a volume.
 #[derive(Debug, Default)]
 struct Seen {
@@ -181,6 +187,8 @@ struct Seen {
     matching: usize,
     failed: usize,
     wrong: Vec<String>,
+    /// What was read, where that is kept.
+    kept: Truth,
 }
 
 /// Whether some block of `volume` has no checksum (any more): then nothing guards its content.
@@ -195,15 +203,21 @@ fn is_unguarded(volume: &[u8]) -> bool {
     })
 }
 
-/// Open the volumes in `folder` and read everything.
-fn visit(folder: &Path) -> Seen {
+/// Open the volumes in `folder` with the keys in `keys` and read everything; compare it with `truth`, or keep it where there is none.
+fn visit(folder: &Path, keys: &Path, truth: Option<&Truth>) -> Seen {
     let mut seen = Seen::default();
-    let options = Options { volumes: vec![folder.to_owned()], cache_bytes: Some(CACHE_BYTES), ..Options::default() };
+    let options = Options {
+        volumes: vec![folder.to_owned()],
+        keys: ["fd.pem", "master.pem"].map(|name| keys.join(name)).into_iter().filter(|key| key.exists()).collect(),
+        volume_keys: Some(keys.join("volumes")).filter(|folder| folder.exists()),
+        cache_bytes: Some(CACHE_BYTES),
+        ..Options::default()
+    };
     let archive = Archive::open(options).unwrap();
     let Ok(jobs) = archive.jobs() else { return seen };
     for job in &jobs {
         for entry in entries(job) {
-            read_file(&archive, job, &entry, &mut seen);
+            read_file(&archive, job, &entry, truth, &mut seen);
         }
         if let Some(point) = Point::of(job, &jobs) {
             list_point(&point);
@@ -246,73 +260,112 @@ fn list_point(point: &Point) {
     assert!(count < 1_000_000);
 }
 
-fn read_file(archive: &Archive, job: &Job, entry: &Entry, seen: &mut Seen) {
+fn read_file(archive: &Archive, job: &Job, entry: &Entry, truth: Option<&Truth>, seen: &mut Seen) {
     let Some(pos) = entry.pos.filter(|_| seen.files < FILES_MAX && entry.kind != EntryKind::Deleted) else { return };
     seen.files += 1;
-    let file = StoredFile { data: std::sync::Arc::clone(job.data()), pos, file_index: entry.file_index };
+    let file = StoredFile { data: Arc::clone(job.data()), pos, file_index: entry.file_index };
     let hint = u64::try_from(entry.stat.size).ok().filter(|n| *n > 0);
     let _ = file.link();
     let opened = file.open(hint, archive.keys());
     let metadata = file.metadata(opened.as_ref().ok(), hint);
+    let key = (job.session, entry.file_index);
+    let stored = truth.and_then(|t| t.get(&key));
+    let described = format!("{:?}", metadata.as_ref().ok());
+    if let Some((_, stored)) = stored.filter(|(_, s)| metadata.is_ok() && *s != described) {
+        let name = entry.name.escape_ascii();
+        seen.wrong.push(format!("{name} (file {}): {described}, stored was {stored}", entry.file_index));
+    }
     let Ok(content) = opened else {
         seen.failed += 1;
         return;
     };
     let digest = metadata.ok().and_then(|m| m.digest);
     let mut hasher = digest.as_ref().map(|(algorithm, _)| Hasher::new(*algorithm));
-    if !read_content(&content, &mut |bytes| {
-        if let Some(hasher) = &mut hasher {
+    let name = || format!("{} (file {}), {:?}", entry.name.escape_ascii(), entry.file_index, content.kind);
+    let mut kept = Vec::new();
+    let mut differs = None;
+    let whole = read_content(&content, &mut |at, bytes, is_stored| {
+        if let Some(hasher) = hasher.as_mut().filter(|_| is_stored) {
             hasher.update(bytes);
         }
-    }) {
+        if truth.is_none() {
+            kept.extend_from_slice(bytes);
+        }
+        let expected = stored.map(|(s, _)| s.get(at as usize..).and_then(|s| s.get(..bytes.len())));
+        if expected.is_some_and(|e| e != Some(bytes)) {
+            differs.get_or_insert(at..at + bytes.len() as u64);
+        }
+    });
+    if let Some(range) = differs {
+        seen.wrong.push(format!("{}: bytes {range:?} are others than were stored", name()));
+    }
+    if !whole {
         seen.failed += 1;
         return;
     }
+    let size = content.bytes.size();
+    if let Some(stored) = stored.map(|(bytes, _)| bytes).filter(|s| s.len() as u64 != size) {
+        seen.wrong.push(format!("{}: {size} bytes where {} were stored", name(), stored.len()));
+    }
+    if truth.is_none() {
+        seen.kept.insert(key, (kept, described));
+    }
     // A hard link has the digest of the file it is a link of.
-    let Some((_, stored)) = digest.filter(|_| !entry.flags.has(Flags::HARD_LINK)) else { return };
-    if hasher.map(Hasher::finish) == Some(stored) {
+    let Some((_, digest)) = digest.filter(|_| !entry.flags.has(Flags::HARD_LINK)) else { return };
+    if hasher.map(Hasher::finish) == Some(digest) {
         seen.matching += 1;
     } else {
-        let (name, size) = (entry.name.escape_ascii(), content.bytes.size());
-        seen.wrong.push(format!("{name} (file {}), {size} bytes, {:?}", entry.file_index, content.kind));
+        seen.wrong.push(format!("{}: {size} bytes do not match the digest", name()));
     }
 }
 
-/// Hand all stored bytes to `take`; false when they cannot be read or their length cannot be.
-fn read_content(content: &Content, take: &mut dyn FnMut(&[u8])) -> bool {
+/// Hand all bytes that can be read to `take`: where they are, what they are, and whether they count in a digest
+/// (which covers what was stored, not the holes). False when some cannot be read.
+fn read_content(content: &Content, take: &mut dyn FnMut(u64, &[u8], bool)) -> bool {
     let size = content.bytes.size();
-    let mut buf = vec![0; 256 << 10];
+    let mut buf = vec![0; CHUNK];
     if size > READ_MAX {
-        let _ = content.bytes.read_at(&mut buf, 0);
-        let _ = content.bytes.read_at(&mut buf, size - 1000);
+        for at in [0, size - 1000] {
+            if let Ok(n) = content.bytes.read_at(&mut buf, at) {
+                take(at, &buf[..n], true);
+            }
+        }
         let _ = content.bytes.extent_at(size / 2);
         return false;
     }
-    // Digests cover what was stored, not the holes.
     let sparse = content.kind.is_some_and(|k| k.sparse);
-    let mut at = 0;
+    let (mut at, mut whole) = (0, true);
     while at < size {
-        let Ok(extent) = content.bytes.extent_at(at) else { return false };
-        let extent = extent.expect("an extent for every byte within the size");
-        assert!(extent.range.start == at && extent.range.end > at && extent.range.end <= size, "{:?}", extent.range);
-        let is_stored = extent.kind == blockdev::ExtentKind::Data || !sparse;
-        while at < extent.range.end {
-            let len = (extent.range.end - at).min(buf.len() as u64) as usize;
-            match content.bytes.read_at(&mut buf[..len], at) {
-                Ok(n) => assert_eq!(n, len, "a short read within the size"),
-                Err(_) => return false,
+        let (end, is_stored) = match content.bytes.extent_at(at) {
+            Ok(extent) => {
+                let extent = extent.expect("an extent for every byte within the size");
+                let range = extent.range;
+                assert!(range.start == at && range.end > at && range.end <= size, "{range:?} of {size}");
+                (range.end, extent.kind == blockdev::ExtentKind::Data || !sparse)
             }
-            if is_stored {
-                take(&buf[..len]);
+            Err(_) => {
+                whole = false;
+                ((at + 1).next_multiple_of(CHUNK as u64).min(size), true)
             }
-            at += len as u64;
+        };
+        while at < end {
+            let stop = (at + 1).next_multiple_of(CHUNK as u64).min(end);
+            let buf = &mut buf[..(stop - at) as usize];
+            match content.bytes.read_at(buf, at) {
+                Ok(n) => {
+                    assert_eq!(n, buf.len(), "a short read within the size");
+                    take(at, buf, is_stored);
+                }
+                Err(_) => whole = false,
+            }
+            at = stop;
         }
     }
-    true
+    whole
 }
 
 /// Visit the volumes `files` with a limit of time and memory.
-fn judge(files: &[(PathBuf, Vec<u8>)], what: &str) -> Seen {
+fn judge(files: &[(PathBuf, Vec<u8>)], keys: &Path, truth: Option<&Arc<Truth>>, what: &str) -> Seen {
     let folder = tempfile::tempdir().unwrap();
     for (name, bytes) in files {
         fs::write(folder.path().join(name), bytes).unwrap();
@@ -320,8 +373,9 @@ fn judge(files: &[(PathBuf, Vec<u8>)], what: &str) -> Seen {
     MEMORY.reset_peak_usage();
     let before = MEMORY.current_usage();
     let (told, ended) = mpsc::channel();
-    let path = folder.path().to_owned();
-    let worker = thread::spawn(move || told.send(visit(&path)));
+    let (path, keys) = (folder.path().to_owned(), keys.to_owned());
+    let truth = truth.cloned();
+    let worker = thread::spawn(move || told.send(visit(&path, &keys, truth.as_deref())));
     let seen = match ended.recv_timeout(PATIENCE) {
         Ok(seen) => seen,
         Err(mpsc::RecvTimeoutError::Timeout) => panic!("{what}: no end within {PATIENCE:?}"),
@@ -345,8 +399,11 @@ fn torture(name: &str, rounds: u64) {
         })
         .collect();
     volumes.sort();
-    let whole = judge(&volumes, name);
-    assert!(whole.matching > 0 && whole.failed == 0 && whole.wrong.is_empty(), "{name} unharmed: {whole:?}");
+    let keys = case.join("keys");
+    let whole = judge(&volumes, &keys, None, name);
+    let Seen { matching, failed, wrong, kept, .. } = whole;
+    assert!(matching > 0 && failed == 0 && wrong.is_empty(), "{name} unharmed: {failed} failed, {wrong:#?}");
+    let truth = Arc::new(kept);
     // MUTATION_SEED does one again, MUTATION_ROUNDS goes further than the ordinary run.
     let number = |name: &str| std::env::var(name).ok().and_then(|s| s.parse::<u64>().ok());
     let first = number("MUTATION_SEED");
@@ -362,7 +419,7 @@ fn torture(name: &str, rounds: u64) {
         if let (Some(_), Some(keep)) = (first, std::env::var_os("MUTATION_KEEP")) {
             fs::write(keep, &harmed[which].1).unwrap();
         }
-        let seen = judge(&harmed, &what);
+        let seen = judge(&harmed, &keys, Some(&truth), &what);
         if !malice && !is_unguarded(&harmed[which].1) {
             assert!(seen.wrong.is_empty(), "{what}: delivered what was not stored: {:#?}", seen.wrong);
         }
@@ -380,14 +437,30 @@ fn plain() {
 
 #[test]
 fn sparse() {
-    torture("sparse", 60);
-    torture("sparse-lzo", 60);
+    torture("sparse", 150);
+    torture("sparse-lzo", 150);
 }
 
 #[test]
 fn gzip() {
     torture("gzip9-sha256", 100);
     torture("r15-gzip", 200);
+}
+
+#[test]
+fn encrypted_files() {
+    torture("pki-gzip", 100);
+    torture("pki-lzo", 100);
+}
+
+#[test]
+fn encrypted_volume() {
+    torture("r15-volume-encryption-256", 100);
+}
+
+#[test]
+fn xattrs_and_acls() {
+    torture("xattr-acl", 100);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use anyhow::Result;
 use crate::cmd;
 
 /// Debian packages, and what goes without them.
-const PACKAGES: [(&str, &str); 19] = [
+const PACKAGES: [(&str, &str); 25] = [
     ("fuse3", "mounting"),
     ("rsync", "reading a mount with rsync"),
     ("acl", "comparing ACLs"),
@@ -22,17 +22,23 @@ const PACKAGES: [(&str, &str); 19] = [
     ("sqlite3", "a stock Bacula for live tests"),
     ("postgresql", "PostgreSQL catalogs"),
     ("mariadb-server", "MariaDB catalogs"),
-    ("fdisk", "partition tables by sfdisk and fdisk"),
-    ("gdisk", "partition tables by sgdisk"),
-    ("parted", "partition tables by parted"),
-    ("xfsprogs", "recognising XFS"),
-    ("btrfs-progs", "recognising btrfs"),
-    ("ntfs-3g", "recognising NTFS"),
-    ("dosfstools", "recognising FAT"),
-    ("exfatprogs", "recognising exFAT"),
-    ("cryptsetup-bin", "recognising LUKS"),
-    ("squashfs-tools", "recognising squashfs"),
-    ("xorriso", "recognising ISO 9660"),
+    ("qemu-utils", "judging disk images by qemu-img"),
+    ("7zip", "judging disk images by 7z"),
+    ("libnbd-bin", "NBD with libnbd's tools"),
+    ("python3-libnbd", "NBD with nbdsh"),
+    ("nbdkit", "NBD with nbdkit as a client"),
+    ("openssl", "NBD over TLS"),
+    ("fdisk", "partition tables of sfdisk"),
+    ("gdisk", "partition tables of sgdisk"),
+    ("dosfstools", "FAT volumes"),
+    ("xfsprogs", "XFS volumes"),
+    ("btrfs-progs", "btrfs volumes"),
+    ("parted", "partition tables of parted"),
+    ("ntfs-3g", "NTFS volumes"),
+    ("exfatprogs", "exFAT volumes"),
+    ("cryptsetup-bin", "LUKS volumes"),
+    ("squashfs-tools", "squashfs volumes"),
+    ("xorriso", "ISO 9660 volumes"),
 ];
 
 /// Makes apt's maintainer scripts start no daemon as long as it lives.

@@ -1,11 +1,15 @@
 //! The commands, one module each.
 
 mod cat;
+mod convert;
+mod export;
 mod extract;
+mod inspect;
 mod jobs;
 mod ls;
 mod mount;
 mod points;
+mod source;
 mod verify;
 
 use std::{
@@ -25,7 +29,7 @@ use vfs::{
 use volreader::archive::{Archive, point::Point};
 
 use crate::{
-    cli::{Cli, Command},
+    cli::{Cli, Command, Protocol},
     config, output, progress,
 };
 
@@ -51,6 +55,11 @@ pub fn run(cli: &Cli) -> Result<u8> {
         Command::Mount { mountpoint, foreground, threads } => {
             mount::run(cli, mountpoint.as_deref().unwrap_or(Path::new("")), *foreground, *threads)
         }
+        Command::Convert { from, to, options } => {
+            convert::run(cli, from.as_deref().unwrap_or_default(), to.as_deref().unwrap_or(Path::new("")), options)
+        }
+        Command::Inspect { paths, format } => inspect::run(cli, paths, format.as_deref()),
+        Command::Export { protocol: Protocol::Nbd { paths, options } } => export::nbd(cli, paths, options),
         Command::Verify { paths } => verify::run(cli, paths),
     }
 }

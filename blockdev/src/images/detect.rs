@@ -1,8 +1,10 @@
 //! Which format a file has, told by its own bytes, never by its name.
 //!
-//! Bytes at the head of a *raw* disk belong to its guest, which may write there whatever it likes; a disk that is inside
-//! an image is never asked again. Where a guest could only write at its end (the footer of a fixed VHD), the footer
-//! has to fit in every respect, and a GPT that ends behind it speaks against it.
+//! Bytes at the head of a *raw* disk belong to its guest, which may write there whatever it likes. So a disk that is
+//! inside an image is never asked again; a head that has a partition table as well is that of a raw disk; and what a
+//! guest cannot reach is asked first: the footer of a fixed VHD, which has to fit in every respect, and against which a
+//! GPT that ends behind it speaks. A guest that gives up its partition table can still make its raw disk look like an
+//! image: then it is refused or shows the guest its own bytes, since an image gets no other files than those beside it.
 
 use std::fmt;
 
@@ -74,20 +76,22 @@ pub fn detect(file: &dyn ReadAt) -> Result<Format> {
     let mut head = [0; HEAD];
     let n = file.read_at(&mut head, 0)?;
     let head = head.get(..n).unwrap_or_default();
-    let known = by_head(head);
-    if let Some(format) = known {
-        return Ok(format);
+    // The footer is behind the last byte that a guest can write; the head of a fixed VHD is the guest's.
+    if super::vhd::is_fixed(file)? {
+        return Ok(Format::Vhd);
     }
-    Ok(if super::vhd::is_fixed(file)? { Format::Vhd } else { Format::Raw })
+    // No image format leaves room for a partition table where disks have theirs.
+    let is_partitioned = head.get(512..).is_some_and(|h| h.starts_with(b"EFI PART")) || is_mbr(head, file.size());
+    Ok(by_head(head, file.size()).filter(|_| !is_partitioned).unwrap_or(Format::Raw))
 }
 
-fn by_head(head: &[u8]) -> Option<Format> {
+fn by_head(head: &[u8], size: u64) -> Option<Format> {
     const SESPARSE: [u8; 8] = 0xcafe_babe_u64.to_le_bytes();
     const VDI: [u8; 4] = 0xbeda_107f_u32.to_le_bytes();
     if head.starts_with(b"QFI\xfb") {
         Some(Format::Qcow2)
     } else if [&b"KDMV"[..], b"COWD", &SESPARSE].iter().any(|magic| head.starts_with(magic))
-        || super::vmdk::is_descriptor(head)
+        || super::vmdk::is_descriptor(head, size)
     {
         Some(Format::Vmdk)
     } else if head.starts_with(b"vhdxfile") {
@@ -151,4 +155,37 @@ fn is_mbr(head: &[u8], size: u64) -> bool {
         }
     }
     used > 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn disk() -> Vec<u8> {
+        let mut disk = vec![0; 1 << 20];
+        disk[446..462].copy_from_slice(&[0x80, 0, 0, 0, 0x83, 0, 0, 0, 1, 0, 0, 0, 255, 7, 0, 0]);
+        disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+        disk
+    }
+
+    #[test]
+    fn a_partitioned_disk_is_raw_whatever_its_guest_writes() {
+        for magic in [&b"QFI\xfb\0\0\0\x03"[..], b"KDMV", b"# Disk DescriptorFile\n", b"vhdxfile", b"conectix"] {
+            let mut disk = disk();
+            disk[..magic.len()].copy_from_slice(magic);
+            assert_eq!(detect(&disk).expect("readable"), Format::Raw);
+            assert!(is_disk(&disk).expect("readable"));
+            disk[510] = 0;
+            assert_ne!(detect(&disk).expect("readable"), Format::Raw, "a real head");
+        }
+    }
+
+    #[test]
+    fn kernels_and_boot_sectors_are_no_disks() {
+        let mut kernel = vec![0x90; 1 << 20];
+        kernel[510..512].copy_from_slice(&[0x55, 0xaa]);
+        assert!(!is_disk(&kernel).expect("readable"));
+        assert!(!is_disk(&vec![0; 1 << 20]).expect("readable"));
+        assert!(!is_disk(&vec![0x55, 0xaa]).expect("readable"));
+    }
 }

@@ -20,6 +20,11 @@ const WINDOWS_MAX: u64 = 16 << 20;
 /// Bound of the kept unpacked units, in bytes.
 const UNPACKED_MAX: u64 = 16 << 20;
 
+// The cache splits its bytes among shards of at least 32 expected entries, and never keeps an entry that is larger than
+// its shard. So these stay small: a window can have 3 MiB (clusters of 512 bytes) and gets 8, a unit 2 MiB and gets 16.
+const WINDOWS_EXPECTED: usize = 64;
+const UNPACKED_EXPECTED: usize = 32;
+
 /// How far an extent is followed, in bytes: beyond, a caller that wants more asks again.
 const EXTENT_MAX: u64 = 1 << 30;
 
@@ -74,8 +79,8 @@ impl Disk {
             layers,
             sizes,
             size,
-            windows: Cache::with_weighter(256, WINDOWS_MAX, ByBytes),
-            unpacked: Cache::with_weighter(256, UNPACKED_MAX, ByBytes),
+            windows: Cache::with_weighter(WINDOWS_EXPECTED, WINDOWS_MAX, ByBytes),
+            unpacked: Cache::with_weighter(UNPACKED_EXPECTED, UNPACKED_MAX, ByBytes),
         })
     }
 

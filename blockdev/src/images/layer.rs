@@ -80,3 +80,30 @@ pub trait Layer: Send + Sync {
     /// When it cannot be read or does not unpack to what it should.
     fn unpack(&self, unit: u64, out: &mut Vec<u8>) -> Result<()>;
 }
+
+/// Pieces that [`joined`] joins at once: a bound for the time of one call, far above what one read needs.
+const JOINED_MAX: usize = 1 << 16;
+
+/// The run at `offset` of a disk of `size` bytes, which is above `offset`, made of the pieces that `piece` gives: those
+/// that lie together are joined until `limit` bytes are reached.
+///
+/// # Errors
+///
+/// When the first piece cannot be told. A later one that cannot only ends the run: what is before it can be read.
+pub fn joined(offset: u64, limit: u64, size: u64, mut piece: impl FnMut(u64) -> Result<Run>) -> Result<Run> {
+    let mut run = piece(offset)?;
+    for _ in 0..JOINED_MAX {
+        let at = offset.saturating_add(run.len);
+        if run.len >= limit || at >= size || matches!(run.place, Place::Packed { .. }) {
+            break;
+        }
+        match piece(at) {
+            Ok(next) if next.len > 0 && next.place == run.place.advanced(run.len) => {
+                run.len = run.len.saturating_add(next.len);
+            }
+            _ => break,
+        }
+    }
+    run.len = run.len.min(size.saturating_sub(offset));
+    Ok(run)
+}

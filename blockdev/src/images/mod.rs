@@ -1,13 +1,15 @@
 //! Disk image formats: any image file, and the files it builds on, as one [`Disk`].
 //!
 //! * [`layer`]: what all formats come down to: a map from guest offsets to places in files;
-//! * one module per format, which knows its headers and tables and makes such a map;
+//! * one module per format, which knows its headers and tables and makes such a map (`blocks` is what VHD and VHDX
+//!   share);
 //! * [`Disk`]: an image and its parents read through one merged map;
 //! * [`gate`]: where an image may look for its other files;
 //! * [`detect`]: which format a file has, by its own bytes.
 //!
 //! [`open`] does it all.
 
+mod blocks;
 pub mod detect;
 mod disk;
 pub mod gate;

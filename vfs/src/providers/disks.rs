@@ -1,14 +1,15 @@
 //! A disk in the tree: one disk image, opened when it is first wanted, under as many file names as there are formats.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use blockdev::{
-    ReadAt, Result,
-    images::{self, Image, gate::Neighbours},
+    BlockDevice, ReadAt, Result,
+    containers::{self, Kind},
+    images::{self, Disk, Image, gate::Neighbours},
 };
 
 use super::{folder::Child, ino};
-use crate::node::{Attributes, Dir, File, Inode, Kind, Node, StoredDigest, Time, Xattr};
+use crate::node::{self, Attributes, Dir, File, Inode, Node, StoredDigest, Time, Xattr};
 
 /// Opens an image.
 type Open = Box<dyn Fn() -> Result<Image> + Send + Sync>;
@@ -81,26 +82,41 @@ pub struct Subject {
     pub time: Time,
 }
 
-/// The files `<name>.raw` and so on that a disk is shown as.
+/// The kinds of files that a disk is shown as.
+const KINDS: [Kind; 6] = [Kind::Raw, Kind::Qcow2, Kind::VmdkSparse, Kind::VhdxDynamic, Kind::VhdDynamic, Kind::Vdi];
+
+/// The files `<name>.raw`, `<name>.qcow2` and so on that a disk is shown as.
 pub fn faces(name: &str, disk: &Subject) -> Vec<Child> {
-    let ino = ino(&[b"disk", &disk.identity, b"raw"]);
-    let face = Face { disk: disk.clone(), ino };
-    vec![Child::new(format!("{name}.raw"), Kind::File, ino, Node::File(Arc::new(face)))]
+    let face = |kind: Kind| {
+        let name = format!("{name}.{}", kind.extension());
+        let ino = ino(&[b"disk", &disk.identity, kind.name().as_bytes()]);
+        let face = Face { disk: disk.clone(), kind, name: name.clone(), ino, opened: OnceLock::new() };
+        Child::new(name, node::Kind::File, ino, Node::File(Arc::new(face)))
+    };
+    KINDS.map(face).into()
 }
 
 /// A disk as a file.
 struct Face {
     disk: Subject,
+    kind: Kind,
+    name: String,
     ino: u64,
+    /// The layout of a container is worked out once.
+    opened: OnceLock<Arc<dyn ReadAt>>,
 }
 
 impl Inode for Face {
     fn attributes(&self) -> Result<Attributes> {
-        let size = self.open()?.size();
+        let size = match self.kind {
+            // What most look at needs no layout.
+            Kind::Raw => self.disk.image.get()?.disk.size(),
+            _ => self.open()?.size(),
+        };
         let time = self.disk.time;
         Ok(Attributes {
             ino: self.ino,
-            kind: Kind::File,
+            kind: node::Kind::File,
             permissions: 0o440,
             nlink: 1,
             uid: 0,
@@ -121,7 +137,16 @@ impl Inode for Face {
 
 impl File for Face {
     fn open(&self) -> Result<Arc<dyn ReadAt>> {
-        Ok(Arc::clone(&self.disk.image.get()?.disk) as Arc<dyn ReadAt>)
+        if let Some(opened) = self.opened.get() {
+            return Ok(Arc::clone(opened));
+        }
+        let disk: Arc<dyn BlockDevice> = Arc::<Disk>::clone(&self.disk.image.get()?.disk);
+        let opened = containers::open(self.kind, &self.name, &disk, &self.disk.identity)?;
+        Ok(Arc::clone(self.opened.get_or_init(|| opened)))
+    }
+
+    fn image(&self) -> Result<Option<Arc<Image>>> {
+        self.disk.image.get().map(Some)
     }
 
     fn digest(&self) -> Result<Option<StoredDigest>> {

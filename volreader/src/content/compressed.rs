@@ -49,8 +49,15 @@ impl CompressedRecords {
     }
 
     fn record(&self, place: Place) -> Result<Option<Record>> {
-        let record = Cursor::new(&self.data, Self::pos(place)).peek()?;
-        Ok(record.filter(|r| r.file_index == self.file_index && r.stream == self.stream))
+        let mut cursor = Cursor::new(&self.data, Self::pos(place));
+        // Something follows the data of every file that is whole, if only the end of the job.
+        let record = cursor.peek()?.ok_or_else(|| self.data.ends("inside this file"))?;
+        if record.file_index == self.file_index && record.stream == self.stream {
+            return Ok(Some(record));
+        }
+        // A damaged header would end the data, too.
+        self.data.vouch(cursor.pos().block)?;
+        Ok(None)
     }
 
     fn must(&self, place: Place) -> Result<Record> {
@@ -79,11 +86,10 @@ impl PieceSource for CompressedRecords {
     }
 
     fn recover(&self, place: Place) -> Result<Option<Place>> {
-        let start = Self::pos(place).block;
-        for number in (1..=MAX_RECOVERY).map_while(|n| start.checked_add(n)) {
-            if u64::from(number) >= self.data.with_map(crate::session::map::BlockMap::end) {
-                return Ok(None);
-            }
+        let mut number = Self::pos(place).block;
+        for _ in 0..MAX_RECOVERY {
+            let Some(next) = number.checked_add(1).and_then(|n| self.data.from_number(n)) else { return Ok(None) };
+            number = next;
             let Ok(Some(resumed)) = Cursor::after_continuation(&self.data, number) else { continue };
             match Cursor::new(&self.data, resumed).peek() {
                 Ok(Some(r)) if r.file_index == self.file_index && r.stream == self.stream => {
@@ -95,6 +101,11 @@ impl PieceSource for CompressedRecords {
             }
         }
         Ok(None)
+    }
+
+    fn offset(&self, place: Place) -> Result<Option<u64>> {
+        let bytes = Cursor::verified_prefix::<8>(&self.data, &self.must(place)?)?;
+        Ok(bytes.filter(|_| self.kind.sparse).map(u64::from_be_bytes))
     }
 
     fn decode(&self, place: Place, out: &mut Vec<u8>) -> Result<()> {

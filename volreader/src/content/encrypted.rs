@@ -97,6 +97,10 @@ impl PieceSource for Frames {
         Ok(None)
     }
 
+    fn offset(&self, _place: Place) -> Result<Option<u64>> {
+        Ok(None)
+    }
+
     fn decode(&self, place: Place, out: &mut Vec<u8>) -> Result<()> {
         let len = self.frame(place)?;
         let body = self.read(place + FRAME_HEADER, len)?;

@@ -9,5 +9,6 @@ pub mod compressed;
 pub mod encrypted;
 pub mod pieces;
 pub mod raw;
+pub mod sparse;
 pub mod verbatim;
 pub mod windows;

@@ -22,7 +22,8 @@ pub type Place = u64;
 
 /// Something that is a sequence of pieces.
 pub trait PieceSource: Send + Sync {
-    /// The piece at `from` if there is one: where exactly, and its offset in the content if it says so.
+    /// The piece at `from` if there is one: where exactly, and its offset in the content if it says so. The offset
+    /// may be unverified; that there is no piece is verified.
     ///
     /// # Errors
     ///
@@ -42,6 +43,13 @@ pub trait PieceSource: Send + Sync {
     ///
     /// When the volume cannot be read.
     fn recover(&self, place: Place) -> Result<Option<Place>>;
+
+    /// The offset in the content that the piece at `place` says it has, verified.
+    ///
+    /// # Errors
+    ///
+    /// When its bytes are damaged.
+    fn offset(&self, place: Place) -> Result<Option<u64>>;
 
     /// Append the decoded content of the piece at `place` to `out`.
     ///
@@ -111,7 +119,6 @@ impl Table {
 struct Located {
     place: Place,
     start: u64,
-    ordinal: u64,
 }
 
 impl<S: PieceSource> Pieces<S> {
@@ -170,7 +177,7 @@ impl<S: PieceSource> Pieces<S> {
             }
             (place, start, ordinal) = (next, next_start, ordinal + 1);
         }
-        Ok(Some(Located { place, start, ordinal }))
+        Ok(Some(Located { place, start }))
     }
 
     fn piece(&self, place: Place) -> Result<Arc<Vec<u8>>> {
@@ -196,10 +203,18 @@ impl<S: PieceSource> Pieces<S> {
         }
     }
 
-    /// Where the piece after `located` starts in the content, or the end.
-    fn next_start(&self, located: &Located) -> Result<u64> {
-        let next = self.source.look(self.source.behind(located.place)?)?;
-        Ok(next.and_then(|(_, said)| said).unwrap_or_else(|| self.table().size).max(located.start))
+    /// Where the hole that holds byte `at` ends; `at` is behind the content of `located`, and in front of all
+    /// pieces if there is none. Zeros are delivered for it: that nothing is stored there must be certain.
+    fn hole_end(&self, located: Option<&Located>, at: u64) -> Result<u64> {
+        let next = match located {
+            Some(located) => self.source.look(self.source.behind(located.place)?)?.map(|(place, _)| place),
+            None => self.table().kept.first().map(|(_, place)| *place),
+        };
+        let end = match next {
+            Some(place) => self.source.offset(place)?.unwrap_or_default().min(self.size()),
+            None => self.size(),
+        };
+        if end > at { Ok(end) } else { Err(Error::damaged("the pieces of a sparse file are not in order")) }
     }
 }
 
@@ -321,7 +336,9 @@ fn sparse_table<S: PieceSource>(source: &S, first: Place, hint: Option<u64>) -> 
                 Ok(()) => start
                     .checked_add(tail.len() as u64)
                     .ok_or_else(|| Error::damaged("a sparse offset is beyond all limits"))?,
-                Err(_) => start,
+                // A damaged last piece must not hide the others.
+                Err(e) if hint.is_some() && is_damage(&e) => 0,
+                Err(e) => return Err(e),
             }
         }
         None => 0,
@@ -357,8 +374,7 @@ impl<S: PieceSource> ReadAt for Pieces<S> {
             };
             let done = (at - offset) as usize;
             let Some(located) = located else {
-                // A hole in front of the first piece.
-                let stop = self.table().kept.first().map_or(end, |(start, _)| (*start).min(end));
+                let stop = self.hole_end(None, at)?.min(end);
                 buf[done..(stop - offset) as usize].fill(0);
                 at = stop;
                 continue;
@@ -377,8 +393,7 @@ impl<S: PieceSource> ReadAt for Pieces<S> {
                 buf[done..done + n].copy_from_slice(&piece[within..within + n]);
                 at += n as u64;
             } else {
-                let stop = if self.source.is_sparse() { self.next_start(&located)?.min(end) } else { end };
-                let stop = if stop <= at { end } else { stop };
+                let stop = if self.source.is_sparse() { self.hole_end(Some(&located), at)?.min(end) } else { end };
                 buf[done..(stop - offset) as usize].fill(0);
                 at = stop;
             }
@@ -395,16 +410,13 @@ impl<S: PieceSource> ReadAt for Pieces<S> {
             return Ok(Some(Extent { range: offset..size, kind: ExtentKind::Data }));
         }
         let Some(located) = self.locate(offset)? else {
-            let stop = self.table().kept.first().map_or(size, |(start, _)| *start);
-            return Ok(Some(Extent { range: offset..stop.min(size), kind: ExtentKind::Hole }));
+            return Ok(Some(Extent { range: offset..self.hole_end(None, offset)?, kind: ExtentKind::Hole }));
         };
-        let data_end = located.start + self.piece(located.place)?.len() as u64;
-        let _ = located.ordinal;
+        let data_end = located.start.saturating_add(self.piece(located.place)?.len() as u64);
         Ok(Some(if offset < data_end {
             Extent { range: offset..data_end.min(size), kind: ExtentKind::Data }
         } else {
-            let next = self.next_start(&located)?;
-            Extent { range: offset..if next > offset { next.min(size) } else { size }, kind: ExtentKind::Hole }
+            Extent { range: offset..self.hole_end(Some(&located), offset)?, kind: ExtentKind::Hole }
         }))
     }
 

@@ -155,12 +155,7 @@ impl Writer {
             let bytes = postcard::to_allocvec(directory).ok()?;
             let at = self.end;
             self.append(&bytes).ok()?;
-            let mut trailer = Vec::with_capacity(TRAILER_LEN as usize);
-            for v in [at, bytes.len() as u64, xxh3_64(&bytes)] {
-                trailer.extend(v.to_le_bytes());
-            }
-            trailer.extend(MAGIC);
-            self.append(&trailer).ok()?;
+            self.append(&trailer(at, &bytes)).ok()?;
             std::fs::rename(&temporary, &path).ok()?;
             prune(&path);
             Some(())
@@ -169,6 +164,17 @@ impl Writer {
             let _ = std::fs::remove_file(&temporary);
         }
     }
+}
+
+/// What stands at the end of an index whose `directory` is at `at`.
+#[must_use]
+pub fn trailer(at: u64, directory: &[u8]) -> Vec<u8> {
+    let mut trailer = Vec::with_capacity(TRAILER_LEN as usize);
+    for v in [at, directory.len() as u64, xxh3_64(directory)] {
+        trailer.extend(v.to_le_bytes());
+    }
+    trailer.extend(MAGIC);
+    trailer
 }
 
 /// Remove the oldest indexes beside the one at `kept` until all together are within the bound.

@@ -109,7 +109,7 @@ impl Segments {
                 Ok(false) => return Ok(found),
                 Err(e) if matches!(e.kind(), ErrorKind::Damaged | ErrorKind::Missing) => {
                     found.broken = Some(e.to_string());
-                    found.end = found.behind_damage(data);
+                    found.end = found.behind_damage(data, geometry.header_len);
                     return Ok(found);
                 }
                 Err(e) => return Err(e),
@@ -123,10 +123,15 @@ impl Segments {
         let found = cursor.peek()?;
         // The position may have been moved to the next block by looking.
         self.end = cursor.pos();
-        if found.is_none() && hint.is_some_and(|h| h > self.len) {
+        // Something follows the data of every file that is whole, if only the end of the job.
+        if found.is_none() && hint != Some(self.len) {
             return Err(data.ends("here"));
         }
         let Some(record) = found.filter(|r| r.file_index == self.file_index && r.stream == self.stream) else {
+            // A damaged header would end the data, too. Where the length is as it should be it is not asked.
+            if found.is_some() && hint != Some(self.len) {
+                data.vouch(self.end.block)?;
+            }
             return Ok(false);
         };
         if record.len == 0 {
@@ -209,27 +214,32 @@ impl Segments {
             || (computed.block == self.end.block.saturating_add(1) && walked.pos() == self.end)
     }
 
-    /// The first record behind the damage at `self.end` that is not this file's data.
-    fn behind_damage(&self, data: &SessionData) -> RecordPos {
+    /// The record behind this file's data, beyond the damage at `self.end`; the end of the session if that cannot
+    /// be told from a later one, for what stands between would be lost without a word.
+    fn behind_damage(&self, data: &SessionData, header_len: u32) -> RecordPos {
         let end = data.with_map(BlockMap::end).min(u64::from(u32::MAX)) as u32;
+        let lost = RecordPos { block: end, offset: 0 };
         let mut number = self.end.block;
         for _ in 0..MAX_RECOVERY {
-            number = number.saturating_add(1);
-            if number >= end {
-                break;
-            }
+            let Some(next) = number.checked_add(1).and_then(|n| data.from_number(n)) else { break };
+            number = next;
             let Ok(Some(pos)) = Cursor::after_continuation(data, number) else { continue };
+            let mut bytes = [0; record::HEADER_LEN as usize];
+            let first = data.peek(number, header_len, &mut bytes).ok().and_then(|n| record::Header::parse(&bytes[..n]));
+            let mut data_seen = first
+                .is_some_and(|h| h.is_continuation() && h.file_index == self.file_index && h.stream == -self.stream);
             let mut cursor = Cursor::new(data, pos);
             while let Ok(Some(record)) = cursor.peek() {
                 if record.file_index != self.file_index || record.stream != self.stream {
-                    return record.pos;
+                    return if data_seen { record.pos } else { lost };
                 }
+                data_seen = true;
                 if cursor.skip(&record).is_err() {
                     break;
                 }
             }
         }
-        RecordPos { block: end, offset: 0 }
+        lost
     }
 
     /// The run and the place in it of record `ordinal`.

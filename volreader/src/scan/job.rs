@@ -79,6 +79,8 @@ struct Current {
     flags: Flags,
     stat: Stat,
     data: Option<Data>,
+    /// Records may be missing.
+    broken: bool,
 }
 
 #[derive(Debug)]
@@ -87,7 +89,6 @@ struct Data {
     records: u64,
     /// Content bytes where they can be known without decoding.
     len: Option<u64>,
-    broken: bool,
 }
 
 /// How the walk goes on behind a record header.
@@ -114,8 +115,8 @@ impl JobScan {
     pub fn break_off(&mut self) {
         self.broke = true;
         self.pending = None;
-        if let Some(data) = self.current.as_mut().and_then(|c| c.data.as_mut()) {
-            data.broken = true;
+        if let Some(current) = &mut self.current {
+            current.broken = true;
         }
     }
 
@@ -218,7 +219,7 @@ impl JobScan {
         if kind.resource_fork {
             return;
         }
-        let data = current.data.get_or_insert(Data { kind, records: 0, len: Some(0), broken: false });
+        let data = current.data.get_or_insert(Data { kind, records: 0, len: Some(0) });
         data.records += 1;
         let content = u64::from(len).saturating_sub(kind.offset_len() as u64);
         data.len = match (kind.is_verbatim(), kind.sparse) {
@@ -236,7 +237,7 @@ impl JobScan {
         total.bytes += bytes;
         self.data_bytes += bytes;
         if let (StreamKind::Data(kind), Some(current)) = (StreamId::from_header(stream).kind(), self.current.as_mut()) {
-            let data = current.data.get_or_insert(Data { kind, records: 0, len: Some(0), broken: false });
+            let data = current.data.get_or_insert(Data { kind, records: 0, len: Some(0) });
             data.records += n;
             data.len = data.len.and_then(|l| l.checked_add(bytes));
         }
@@ -294,6 +295,7 @@ impl JobScan {
             flags,
             stat: record.stat,
             data: None,
+            broken: false,
         });
     }
 
@@ -321,11 +323,11 @@ impl JobScan {
         let mut stat = current.stat;
         let stat_len = u64::try_from(stat.size).ok();
         let exact = match &current.data {
+            _ if current.broken => None,
             None => match current.file_type {
                 FileType::Regular | FileType::RawDevice | FileType::ReadFifo => Some(0),
                 _ => return,
             },
-            Some(d) if d.broken => None,
             Some(d) if d.kind.win32 => None,
             Some(Data { len: Some(len), .. }) => Some(*len),
             // Compressed and encrypted pieces hold what the daemon read at once; when their number fits the

@@ -83,7 +83,7 @@ impl<'a> Cursor<'a> {
                 return Ok(Some(Record { file_index, stream, len, pos: self.pos }));
             }
             // Fewer bytes than a header are left: it opens the next block.
-            if !self.next_block()? {
+            if self.next_block()?.is_none() {
                 return Ok(None);
             }
         }
@@ -95,7 +95,7 @@ impl<'a> Cursor<'a> {
     ///
     /// When the volume cannot be read.
     pub fn skip(&mut self, record: &Record) -> Result<()> {
-        self.payload_parts(record, &mut |_, _, _| Ok(()))
+        self.payload_parts(record, record.len, &mut |_, _, _| Ok(()))
     }
 
     /// The payload of `record`, verified, up to `limit` bytes.
@@ -107,8 +107,10 @@ impl<'a> Cursor<'a> {
         if record.len > limit {
             return Err(Error::damaged(format!("a record of {} bytes where at most {limit} make sense", record.len)));
         }
+        // A header at the end of a block may have all of its payload in the next one.
+        data.vouch(record.pos.block)?;
         let mut payload = Vec::with_capacity(record.len as usize);
-        Cursor::new(data, record.pos).payload_parts(record, &mut |block, offset, len| {
+        Cursor::new(data, record.pos).payload_parts(record, record.len, &mut |block, offset, len| {
             let block = data.block(block)?.ok_or_else(|| data.ends("inside a record"))?;
             let part = block.bytes.get(offset as usize..(offset + len) as usize);
             payload.extend_from_slice(part.ok_or_else(|| Error::damaged("a record goes over the end of its block"))?);
@@ -125,10 +127,8 @@ impl<'a> Cursor<'a> {
     pub fn peek_payload<const N: usize>(data: &SessionData, record: &Record) -> Result<Option<[u8; N]>> {
         let mut bytes = [0; N];
         let mut done = 0;
-        let head = Record { len: record.len.min(N as u32), ..*record };
         let mut cursor = Cursor::new(data, record.pos);
-        // The parts are those of the whole record; a shortened one ends early.
-        cursor.payload_parts(&head, &mut |block, offset, len| {
+        cursor.payload_parts(record, N as u32, &mut |block, offset, len| {
             let n = data.peek(block, offset, &mut bytes[done..done + len as usize])?;
             done += n;
             Ok(())
@@ -136,10 +136,28 @@ impl<'a> Cursor<'a> {
         Ok((done == N).then_some(bytes))
     }
 
-    /// Call `part(block, offset, len)` for each run of the payload's bytes and stand behind the record after.
-    fn payload_parts(&mut self, record: &Record, part: &mut dyn FnMut(u32, u32, u32) -> Result<()>) -> Result<()> {
+    /// The same, out of blocks that have been verified, and so has the record's header.
+    ///
+    /// # Errors
+    ///
+    /// When the volume cannot be read or its blocks do not verify.
+    pub fn verified_prefix<const N: usize>(data: &SessionData, record: &Record) -> Result<Option<[u8; N]>> {
+        data.vouch(record.pos.block)?;
+        Cursor::new(data, record.pos).payload_parts(record, N as u32, &mut |block, _, _| data.vouch(block))?;
+        Self::peek_payload(data, record)
+    }
+
+    /// Call `part(block, offset, len)` for each run of the payload's first `limit` bytes and stand behind the last;
+    /// behind the record if that is all of them.
+    fn payload_parts(
+        &mut self,
+        record: &Record,
+        limit: u32,
+        part: &mut dyn FnMut(u32, u32, u32) -> Result<()>,
+    ) -> Result<()> {
         let mut offset = self.pos.offset + record::HEADER_LEN;
-        let mut left = record.len;
+        let mut left = record.len.min(limit);
+        let behind = record.len - left;
         loop {
             let len = self.block_len()?;
             let here = left.min(len.saturating_sub(offset));
@@ -151,8 +169,12 @@ impl<'a> Cursor<'a> {
             if left == 0 {
                 return Ok(());
             }
-            if !self.next_block()? {
-                return Err(self.data.ends("inside a record"));
+            let stream = -record.stream.saturating_abs();
+            let expected = record::Header { file_index: record.file_index, stream, len: left + behind };
+            match self.next_block()? {
+                Some(header) if header == Some(expected) => {}
+                Some(_) => return Err(self.lost()),
+                None => return Err(self.data.ends("inside a record")),
             }
             offset = self.pos.offset + record::HEADER_LEN;
         }
@@ -163,16 +185,16 @@ impl<'a> Cursor<'a> {
         place.map(|p| p.len).ok_or_else(|| self.data.ends("inside a record"))
     }
 
-    /// To the first record header of the next block; false behind the last one.
-    fn next_block(&mut self) -> Result<bool> {
-        let Some(next) = self.pos.block.checked_add(1) else { return Ok(false) };
-        let Some(place) = self.data.place(next)? else { return Ok(false) };
+    /// To the first record header of the next block, which is returned if it is there; `None` behind the last block.
+    fn next_block(&mut self) -> Result<Option<Option<record::Header>>> {
+        let Some(next) = self.pos.block.checked_add(1) else { return Ok(None) };
+        let Some(place) = self.data.place(next)? else { return Ok(None) };
         // All blocks of a session are of one format but where a 15.0 daemon went on in an older volume.
-        let mut header = [0; crate::block::MAX_HEADER_LEN];
-        let n = self.data.peek(next, 0, &mut header)?;
-        let header = self.data.check_header(&header[..n], next, &place)?;
-        self.pos = RecordPos { block: next, offset: header.header_len() };
-        Ok(true)
+        let mut bytes = [0; crate::block::MAX_HEADER_LEN + record::HEADER_LEN as usize];
+        let n = self.data.peek(next, 0, &mut bytes)?;
+        let offset = self.data.check_header(&bytes[..n], next, &place)?.header_len();
+        self.pos = RecordPos { block: next, offset };
+        Ok(Some(bytes[..n].get(offset as usize..).and_then(record::Header::parse)))
     }
 
     fn lost(&self) -> Error {

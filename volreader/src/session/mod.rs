@@ -157,6 +157,16 @@ impl SessionData {
         Err(Error::new(ErrorKind::Missing, format!("block {number} of {} is missing: it was {place}", self.label)))
     }
 
+    /// The first block from `number` on that may be there, for the way behind damage: numbers that are missing are
+    /// passed over at once, however many they are.
+    #[must_use]
+    pub fn from_number(&self, number: u32) -> Option<u32> {
+        if self.finder.is_some() {
+            return Some(number).filter(|n| u64::from(*n) < self.with_map(BlockMap::end));
+        }
+        self.with_map(|map| map.at_or_after(number)).map(|(number, _)| number)
+    }
+
     /// Expect block `number` at `address` of `volume`, and take note of it if it is there. Does nothing where
     /// blocks are looked up in an index.
     pub fn expect(&self, number: u32, volume: VolumeIndex, address: Address) {
@@ -232,6 +242,19 @@ impl SessionData {
         Ok(Some(block))
     }
 
+    /// Make sure that block `number` has been verified, if the policy wants it so: before what was peeked in it is
+    /// taken for the truth.
+    ///
+    /// # Errors
+    ///
+    /// As [`block`](Self::block), and when there is no such block.
+    pub fn vouch(&self, number: u32) -> Result<()> {
+        if self.must_verify(number) && self.block(number)?.is_none() {
+            return Err(self.ends("here"));
+        }
+        Ok(())
+    }
+
     /// Whether the policy wants block `number` verified before bytes of it are delivered.
     #[must_use]
     pub fn must_verify(&self, number: u32) -> bool {
@@ -290,7 +313,11 @@ impl SessionData {
             return Ok(self.block(number)?.map_or(0, |b| from(&b.bytes, buf)));
         }
         let n = buf.len().min(place.len.saturating_sub(offset) as usize);
-        volume.medium().read_at(&mut buf[..n], place.address + u64::from(offset))
+        // Short would mean the end of the block; where the volume is cut off it is not.
+        if volume.medium().read_at(&mut buf[..n], place.address + u64::from(offset))? < n {
+            return Err(self.damaged_at(&place, "the volume ends inside this block"));
+        }
+        Ok(n)
     }
 
     /// A `Damaged` error that names the volume and the address.

@@ -1,7 +1,10 @@
 //! `cargo xtask fuzz`: every target in `fuzz/fuzz_targets` for a while, with seeds from real volumes.
 
 mod disk_seeds;
+mod images;
+mod qcow2;
 mod seeds;
+mod vhd;
 
 use std::fs;
 use std::process::Stdio;
@@ -34,6 +37,9 @@ pub fn run(options: &Options) -> Result<()> {
     let corpus = cmd::root().join("fuzz/corpus");
     if options.seed || !corpus.exists() {
         seeds::write(&corpus)?;
+        vhd::write(&corpus)?;
+        images::write(&corpus)?;
+        qcow2::write(&corpus)?;
     }
     if options.seed {
         return Ok(());

@@ -26,7 +26,9 @@ pub fn write(folder: &Path) -> Result<()> {
         let unpacked = tempfile::tempdir()?;
         for volume in Case::open(&name)?.unpack_volumes(unpacked.path())? {
             seeds.taken.clear();
-            walk(&fs::read(volume)?, &mut seeds)?;
+            let volume = fs::read(volume)?;
+            seeds.add("volume", front(&volume))?;
+            walk(&volume, &mut seeds)?;
         }
         let keys = corpus::folder().join(&name).join("keys");
         for (folder, target) in [(keys.join("volumes"), "volume_key"), (keys, "pki_pem")] {
@@ -67,6 +69,19 @@ fn target_of(stream: u32) -> Option<(&'static str, usize)> {
         _ => return None,
     };
     Some((target, 0))
+}
+
+/// As many whole blocks at the start of `volume` as fit into a seed.
+fn front(volume: &[u8]) -> &[u8] {
+    let mut end = 0;
+    while let Some((header, records)) = volume.get(end..).and_then(split_block) {
+        let next = end + header + records.len();
+        if next > SEED_BYTES_MAX {
+            break;
+        }
+        end = next;
+    }
+    &volume[..end]
 }
 
 fn walk(volume: &[u8], seeds: &mut Seeds<'_>) -> Result<()> {
@@ -161,6 +176,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path()).unwrap();
         for target in [
+            "volume",
             "block",
             "record",
             "volume_label",

@@ -162,6 +162,8 @@ struct Images {
     /// Those that no other builds on: a machine's disks.
     tops: Vec<Vec<u8>>,
     all: BTreeSet<Vec<u8>>,
+    /// Who is made on whom: of each parent its children.
+    children: BTreeMap<Vec<u8>, Vec<Vec<u8>>>,
 }
 
 impl Images {
@@ -174,20 +176,36 @@ impl Images {
             }
             ControlFlow::Continue(())
         })?;
-        let (mut all, mut used) = (BTreeSet::new(), BTreeSet::new());
+        let (mut all, mut used, mut children) = (BTreeSet::new(), BTreeSet::new(), BTreeMap::new());
         for name in names {
             let Some(Node::File(file)) = folder.lookup(&name)? else { continue };
             let Ok(content) = file.open() else { continue };
             let Some(format) = disk_format(content.as_ref()) else { continue };
             // An image that cannot be opened is shown all the same: reading it tells why.
             if let Ok(opened) = images::open_one(&content, Some(format), &gate) {
-                let parents = opened.info.parent.into_iter().flat_map(|p| p.names);
-                let others = parents.chain(opened.info.parts);
-                used.extend(others.filter_map(|n| Some(images::gate::base_name(&n)?.as_bytes().to_vec())));
+                let base = |name: String| Some(images::gate::base_name(&name)?.as_bytes().to_vec());
+                for parent in opened.info.parent.into_iter().flat_map(|p| p.names).filter_map(base) {
+                    children.entry(parent.clone()).or_insert_with(Vec::new).push(name.clone());
+                    used.insert(parent);
+                }
+                used.extend(opened.info.parts.into_iter().filter_map(base));
             }
             all.insert(name);
         }
-        Ok(Self { tops: all.iter().filter(|n| !used.contains(*n)).cloned().collect(), all })
+        Ok(Self { tops: all.iter().filter(|n| !used.contains(*n)).cloned().collect(), all, children })
+    }
+
+    /// The newest state of the disk of which `file` is one: a description may be older than the images beside it.
+    fn newest(&self, file: Vec<u8>) -> Vec<u8> {
+        let mut file = file;
+        // A chain has no more members than there are images.
+        for _ in 0..self.all.len() {
+            match self.children.get(&file).map(Vec::as_slice) {
+                Some([only]) => file.clone_from(only),
+                _ => break,
+            }
+        }
+        file
     }
 
     /// The disks that a description names: by the files it names, or else all there are.
@@ -197,7 +215,8 @@ impl Images {
             .iter()
             .filter_map(|d| {
                 let file = images::gate::base_name(&d.file)?.as_bytes().to_vec();
-                self.all.contains(&file).then(|| (d.name.clone().unwrap_or_else(|| naming::disk_of_file(&file)), file))
+                let name = d.name.clone().unwrap_or_else(|| naming::disk_of_file(&file));
+                self.all.contains(&file).then(|| (name, self.newest(file)))
             })
             .collect();
         if !named.is_empty() {

@@ -1,0 +1,184 @@
+//! `revenant export`: disks served by a network protocol until the program is ended.
+
+use std::{
+    ffi::OsString,
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use blockdev::{
+    BlockDevice, Error, ReadAt, Result,
+    images::Disk,
+    overlay::{self, Overlay},
+};
+use exporters::nbd::{
+    self, Address, ChangedBlocks, ChangedRun, Config, Export, Exports, Limits, Listener, Tls, TlsMode,
+};
+use serde_json::json;
+use signal_hook::{consts::TERM_SIGNALS, iterator::Signals};
+
+use super::source::{DiskSource, Disks};
+use crate::{
+    cli::{Cli, NbdOptions},
+    output::{self, size},
+};
+
+/// How long clients may take to be served what they have asked for when the server is ended.
+const GRACE: Duration = Duration::from_secs(10);
+
+pub fn nbd(cli: &Cli, paths: &[OsString], options: &NbdOptions) -> Result<u8> {
+    let disks = Disks::new(cli);
+    let format = options.format.as_deref().map(str::parse).transpose()?;
+    let mut sources = Vec::new();
+    for path in paths {
+        sources.extend(disks.several(path, format)?);
+    }
+    let is_folder = |path: &PathBuf| path.is_dir();
+    if sources.len() > 1 && options.overlay.as_ref().is_some_and(|o| !is_folder(o)) {
+        return Err(Error::invalid(
+            "there are several disks: --overlay has to name a folder, in which each gets a file",
+        ));
+    }
+    if let (Some(_), false) = (&options.name, sources.len() == 1) {
+        return Err(Error::invalid(
+            "--name names one disk, and there are several; without it they are named themselves",
+        ));
+    }
+    let exports = Arc::new(Exports::new());
+    let mut names = Vec::new();
+    for source in &sources {
+        let name = options.name.clone().unwrap_or_else(|| name_of(source, &sources));
+        let disk: Arc<dyn BlockDevice> = Arc::<Disk>::clone(&source.image.disk);
+        let mut export = Export::new(
+            name.clone(),
+            match &options.overlay {
+                Some(path) => nbd::Disk::Writable(Arc::new(overlay(path, &name, source, disk, options.overlay_quota)?)),
+                None => nbd::Disk::ReadOnly(disk),
+            },
+        );
+        export.description = source.label.chars().take(1000).collect();
+        if source.image.disk.depth() > 1 {
+            export.changed = vec![("changed".to_owned(), Arc::new(Changed(Arc::clone(&source.image.disk))))];
+        }
+        exports.insert(export)?;
+        names.push(name);
+    }
+    // Signals are caught before anybody can connect.
+    let mut signals = Signals::new(TERM_SIGNALS).map_err(|e| Error::io("cannot wait for signals", e))?;
+    let config = Config {
+        limits: Limits { connections: options.max_connections, ..Limits::default() },
+        tls: tls(options)?,
+        report: Some(Box::new(output::note)),
+    };
+    let server = nbd::Server::start(config, exports, listeners(options)?)?;
+    tell(cli, &server, &sources, &names, options.overlay.is_some())?;
+    signals.forever().next();
+    server.shutdown(GRACE)?;
+    Ok(0)
+}
+
+/// The overlay `path` over a disk, or in the folder `path` the one of the export's name; made if it is not there.
+fn overlay(
+    path: &Path,
+    name: &str,
+    source: &DiskSource,
+    disk: Arc<dyn BlockDevice>,
+    quota: Option<u64>,
+) -> Result<Overlay> {
+    let in_folder = || path.join(format!("{}.qcow2", name.replace('/', "_")));
+    let path = if path.is_dir() { in_folder() } else { path.to_owned() };
+    let mut settings = overlay::Options::new(String::from_utf8_lossy(&source.identity));
+    settings.quota = quota;
+    if path.exists() { Overlay::open(&path, disk, &settings) } else { Overlay::create(&path, disk, &settings) }
+}
+
+/// What changed since the image that the topmost one was made on.
+struct Changed(Arc<Disk>);
+
+impl ChangedBlocks for Changed {
+    fn run_at(&self, offset: u64) -> Result<ChangedRun> {
+        let (len, layer) = self.0.layer_at(offset, self.0.size().saturating_sub(offset).max(1))?;
+        Ok(ChangedRun { len, changed: layer == Some(0) })
+    }
+}
+
+/// What a disk is called: its file's name without extension, unless another is called so, too.
+fn name_of(source: &DiskSource, all: &[DiskSource]) -> String {
+    let stem = |s: &DiskSource| {
+        let name = Path::new(&s.label).file_stem().map(|n| n.to_string_lossy().into_owned());
+        name.unwrap_or_else(|| s.label.clone())
+    };
+    let own = stem(source);
+    if all.iter().filter(|s| stem(s) == own).count() == 1 { own } else { source.label.clone() }
+}
+
+fn listeners(options: &NbdOptions) -> Result<Vec<Listener>> {
+    let activated = Listener::activated()?;
+    if !activated.is_empty() {
+        return Ok(activated);
+    }
+    match options.listen.strip_prefix("unix:") {
+        Some(path) => Ok(vec![Listener::unix(Path::new(path))?]),
+        None if options.listen.contains('/') => Ok(vec![Listener::unix(Path::new(&options.listen))?]),
+        None => Listener::tcp(&options.listen),
+    }
+}
+
+fn tls(options: &NbdOptions) -> Result<Option<Tls>> {
+    let read = |path: &PathBuf| fs::read(path).map_err(|e| Error::io(format!("cannot read {}", path.display()), e));
+    let (certificate, key) = match (&options.tls_cert, &options.tls_key) {
+        (Some(certificate), Some(key)) => (read(certificate)?, read(key)?),
+        (None, None) if options.tls_client_ca.is_none() => return Ok(None),
+        _ => return Err(Error::invalid("encryption needs both --tls-cert and --tls-key")),
+    };
+    let ca = options.tls_client_ca.as_ref().map(read).transpose()?;
+    let mode = if options.tls_optional { TlsMode::Optional } else { TlsMode::Required };
+    Tls::new(&certificate, &key, ca.as_deref(), mode, false).map(Some)
+}
+
+/// Say where which disk is; then it can be used.
+fn tell(cli: &Cli, server: &nbd::Server, sources: &[DiskSource], names: &[String], writable: bool) -> Result<()> {
+    let mut out = std::io::stdout();
+    let mut lines = String::new();
+    for address in server.addresses() {
+        for (source, name) in sources.iter().zip(names) {
+            let uri = uri(address, name);
+            let disk = &source.image.disk;
+            if cli.sources.json {
+                let value = json!({
+                    "uri": uri,
+                    "name": name,
+                    "source": source.label,
+                    "size": disk.size(),
+                    "block_size": disk.block_sizes().logical,
+                    "read_only": !writable,
+                });
+                lines.push_str(&format!("{value}\n"));
+            } else {
+                let access = if writable { "writable over its overlay" } else { "read-only" };
+                lines.push_str(&format!("{uri}  {}, {access}\n", size(disk.size())));
+            }
+        }
+    }
+    output::written(out.write_all(lines.as_bytes()).and_then(|()| out.flush()))
+}
+
+/// The NBD URI of an export.
+fn uri(address: &Address, name: &str) -> String {
+    let mut escaped = String::new();
+    for byte in name.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' | b'@' | b':' => {
+                escaped.push(char::from(byte));
+            }
+            _ => escaped.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    match address {
+        Address::Tcp(address) => format!("nbd://{address}/{escaped}"),
+        Address::Unix(path) => format!("nbd+unix:///{escaped}?socket={}", path.display()),
+    }
+}

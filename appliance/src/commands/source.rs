@@ -1,0 +1,128 @@
+//! A disk that a command works on: a file of the tree or an image file of the host.
+
+use std::{cell::OnceCell, ffi::OsStr, ops::ControlFlow, path::Path, sync::Arc};
+
+use blockdev::{
+    Error, ReadAt, Result,
+    file::HostFile,
+    images::{self, Format, Image, gate::HostFolder},
+};
+use vfs::{
+    node::{File, Node},
+    providers::disks::NodeFolder,
+};
+
+use super::{Opened, open};
+use crate::cli::Cli;
+
+/// The folders at the top of the tree.
+const TOPS: [&str; 4] = ["jobs", "clients", "machines", "images"];
+
+/// A disk to work on.
+pub struct DiskSource {
+    /// What the user called it.
+    pub label: String,
+    /// The disk and its image files.
+    pub image: Arc<Image>,
+    /// Stands for it: the same disk of the same backup has the same.
+    pub identity: Vec<u8>,
+}
+
+/// Finds disks by what the user calls them; the volumes are opened when the first is in the tree.
+pub struct Disks<'a> {
+    cli: &'a Cli,
+    opened: OnceCell<Opened>,
+}
+
+impl<'a> Disks<'a> {
+    pub const fn new(cli: &'a Cli) -> Self {
+        Self { cli, opened: OnceCell::new() }
+    }
+
+    /// The disk that `name` is: a path of the tree, or else a file of the host. `format` is that of the image where its
+    /// own bytes are not to tell.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such file, or no disk in it.
+    pub fn one(&self, name: &OsStr, format: Option<Format>) -> Result<DiskSource> {
+        let label = name.to_string_lossy().into_owned();
+        if is_host_path(name) {
+            return of_host(Path::new(name), label, format);
+        }
+        match self.tree()?.resolve(name)? {
+            Node::File(file) => self.of_file(&label, file.as_ref(), format),
+            _ => Err(Error::invalid(format!("{label} is no file; `revenant ls` lists folders"))),
+        }
+    }
+
+    /// The same; a folder stands for all disks that are shown in it or in the folder `disks` in it.
+    ///
+    /// # Errors
+    ///
+    /// As [`one`](Self::one), and when a folder has no disks.
+    pub fn several(&self, name: &OsStr, format: Option<Format>) -> Result<Vec<DiskSource>> {
+        if is_host_path(name) {
+            return self.one(name, format).map(|disk| vec![disk]);
+        }
+        let label = name.to_string_lossy().trim_end_matches('/').to_owned();
+        let Node::Dir(mut folder) = self.tree()?.resolve(name)? else { return self.one(name, format).map(|d| vec![d]) };
+        let mut prefix = label.clone();
+        if let Some(Node::Dir(disks)) = folder.lookup(b"disks")? {
+            folder = disks;
+            prefix.push_str("/disks");
+        }
+        let mut names = Vec::new();
+        folder.list(0, &mut |entry| {
+            names.extend(String::from_utf8(entry.name).ok().filter(|n| n.ends_with(".raw")));
+            ControlFlow::Continue(())
+        })?;
+        let mut disks = Vec::new();
+        for name in names {
+            if let Some(Node::File(file)) = folder.lookup(name.as_bytes())? {
+                disks.push(self.of_file(&format!("{prefix}/{name}"), file.as_ref(), format)?);
+            }
+        }
+        if disks.is_empty() {
+            return Err(Error::not_found(format!("there are no disks in {label}; `revenant points` lists machines")));
+        }
+        Ok(disks)
+    }
+
+    fn tree(&self) -> Result<&Opened> {
+        if self.opened.get().is_none() {
+            let opened = open(self.cli)?;
+            let _only_here = self.opened.set(opened);
+        }
+        self.opened.get().ok_or_else(|| Error::invalid("the tree is not open"))
+    }
+
+    fn of_file(&self, label: &str, file: &dyn File, format: Option<Format>) -> Result<DiskSource> {
+        let image = match file.image()? {
+            Some(image) => image,
+            None => {
+                let (folder, name) = label.trim_end_matches('/').rsplit_once('/').unwrap_or(("", label));
+                let Node::Dir(folder) = self.tree()?.resolve(OsStr::new(folder))? else {
+                    return Err(Error::not_found(format!("{folder} is not in the tree")));
+                };
+                Arc::new(images::open(name, file.open()?, format, &NodeFolder(folder))?)
+            }
+        };
+        Ok(DiskSource { identity: label.as_bytes().to_vec(), label: label.to_owned(), image })
+    }
+}
+
+fn is_host_path(name: &OsStr) -> bool {
+    let text = name.to_string_lossy();
+    let top = text.trim_start_matches(['/', '.']).split('/').next().unwrap_or_default();
+    !TOPS.contains(&top) || Path::new(name).exists()
+}
+
+fn of_host(path: &Path, label: String, format: Option<Format>) -> Result<DiskSource> {
+    let file: Arc<dyn ReadAt> = Arc::new(HostFile::open(path)?);
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+    let image = images::open(&name, file, format, &HostFolder::open(folder)?)?;
+    let identity = path.canonicalize().unwrap_or_else(|_| path.to_owned()).into_os_string().into_encoded_bytes();
+    Ok(DiskSource { label, image: Arc::new(image), identity })
+}

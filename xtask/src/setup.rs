@@ -13,7 +13,7 @@ use anyhow::Result;
 use crate::cmd;
 
 /// Debian packages, and what goes without them.
-const PACKAGES: [(&str, &str); 19] = [
+const PACKAGES: [(&str, &str); 25] = [
     ("fuse3", "mounting"),
     ("rsync", "reading a mount with rsync"),
     ("acl", "comparing ACLs"),
@@ -33,6 +33,12 @@ const PACKAGES: [(&str, &str); 19] = [
     ("dosfstools", "FAT volumes"),
     ("xfsprogs", "XFS volumes"),
     ("btrfs-progs", "btrfs volumes"),
+    ("parted", "partition tables of parted"),
+    ("ntfs-3g", "NTFS volumes"),
+    ("exfatprogs", "exFAT volumes"),
+    ("cryptsetup-bin", "LUKS volumes"),
+    ("squashfs-tools", "squashfs volumes"),
+    ("xorriso", "ISO 9660 volumes"),
 ];
 
 /// Makes apt's maintainer scripts start no daemon as long as it lives.

@@ -1,9 +1,9 @@
 //! Which volumes the disks of a machine have: partitions, Linux' LVM2 and md volumes, and filesystems without any table,
 //! each as a [`BlockDevice`], with what they hold.
 //!
-//! * [`table`], [`mbr`], [`gpt`]: partition tables; [`kinds`]: their types' names;
-//! * [`content`]: what a volume holds, by its superblock;
-//! * [`md`] and [`lvm`]: arrays and volume groups over all disks, put together as a [`map`] of parts, with [`raid`]'s
+//! * `table`, `mbr`, `gpt`: partition tables; `kinds`: their types' names;
+//! * `content`: what a volume holds, by its superblock;
+//! * `md` and `lvm`: arrays and volume groups over all disks, put together as a `map` of parts, with `raid`'s
 //!   arithmetic.
 //!
 //! [`survey`] does it all and never fails as a whole: what cannot be read is named in notes, and the rest stays
@@ -18,21 +18,17 @@ mod map;
 mod mbr;
 mod md;
 mod raid;
-mod slice;
 mod table;
 
 use std::sync::Arc;
 
+use self::table::{Entry, Table};
 pub use self::{
     content::{Content, FsKind, detect},
     kinds::PartitionKind,
     table::Scheme,
 };
-use self::{
-    slice::Slice,
-    table::{Entry, Table},
-};
-use crate::{BlockDevice, Result};
+use crate::{BlockDevice, Result, layers::Slice};
 
 /// Volumes of all disks together; a machine with more is hostile.
 const VOLUMES_MAX: usize = 512;
@@ -197,7 +193,9 @@ impl Survey {
     fn entries(&mut self, table: &Table, device: &Arc<dyn BlockDevice>, prefix: &str, disks: &[String]) {
         for entry in &table.entries {
             let Entry { number, start, size, .. } = *entry;
-            let slice: Arc<dyn BlockDevice> = Arc::new(Slice::new(Arc::clone(device), start, size));
+            // All entries were made to lie within the disk.
+            let Ok(slice) = Slice::new(Arc::clone(device), start..start.saturating_add(size)) else { continue };
+            let slice: Arc<dyn BlockDevice> = Arc::new(slice);
             let mut notes = entry.notes.clone();
             if entry.kind.is_dynamic_disk() {
                 notes.push("a part of a Windows dynamic disk".into());

@@ -1,5 +1,6 @@
 //! `cargo xtask fuzz`: every target in `fuzz/fuzz_targets` for a while, with seeds from real volumes.
 
+mod disk_seeds;
 mod images;
 mod qcow2;
 mod seeds;

@@ -40,6 +40,10 @@ pub fn write(folder: &Path) -> Result<()> {
             }
         }
     }
+    for (target, bytes) in super::disk_seeds::all()? {
+        seeds.taken.clear();
+        seeds.add(target, &bytes)?;
+    }
     for (target, count) in &seeds.count {
         println!("fuzz/corpus/{target}: {count} seeds");
     }
@@ -188,6 +192,8 @@ mod tests {
             "plugin",
             "volume_key",
             "pki_pem",
+            "partition_table",
+            "lvm",
         ] {
             let seeds = fs::read_dir(folder.path().join(target)).map(Iterator::count).unwrap_or(0);
             assert!(seeds > 0, "no seed for {target}");

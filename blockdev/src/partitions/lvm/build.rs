@@ -14,7 +14,7 @@ use super::{
         raid::{Area, Layout, MEMBERS_MAX, Parity, ParityPlace, Raid},
     },
     group::{AreaName, Group, Logical, Segment},
-    snapshot::Snapshot,
+    snapshot::{PairsLeft, Snapshot},
     thin::{Pool, Thin},
 };
 use crate::{BlockDevice, Error, ErrorKind, Result};
@@ -23,9 +23,13 @@ use crate::{BlockDevice, Error, ErrorKind, Result};
 const DEPTH_MAX: usize = 12;
 /// Segments that all volumes of a group may have together.
 const SEGMENTS_MAX: usize = 1 << 16;
+/// Volumes of a group that are put together, parts of others among them.
+const BUILT_MAX: usize = 4096;
 /// Volumes of a group that are shown.
 const VOLUMES_MAX: usize = 256;
 const SECTOR: u64 = 512;
+/// Reasons that are told why a volume has gaps.
+const GAPS_TOLD: usize = 16;
 /// Segments that hold no volume of their own.
 const POOLS: [&str; 4] = ["thin-pool", "cache-pool", "vdo-pool", "writecache-pool"];
 
@@ -46,8 +50,11 @@ struct Builder<'a> {
     members: &'a BTreeMap<String, &'a Member>,
     /// An error is kept as its sentence.
     built: BTreeMap<String, std::result::Result<Built, String>>,
-    pools: BTreeMap<String, Arc<Pool>>,
+    /// Thin pools, and the disks that have their metadata.
+    pools: BTreeMap<String, (Arc<Pool>, BTreeSet<String>)>,
     segments: usize,
+    /// What snapshots may still hold in memory.
+    pairs: Arc<PairsLeft>,
 }
 
 /// A volume's map and what is found out while it is made.
@@ -61,25 +68,26 @@ struct Draft {
 
 /// The logical volumes of `group` that are meant to be seen; `members` are the physical ones by identifier.
 pub fn volumes(group: &Group, members: &BTreeMap<String, &Member>) -> Vec<Assembled> {
-    let mut builder = Builder { group, members, built: BTreeMap::new(), pools: BTreeMap::new(), segments: 0 };
-    // A snapshot is a hidden volume that names its origin and the visible volume that keeps its changes.
-    let snapshots: BTreeMap<&str, &str> = group
+    let mut builder =
+        Builder { group, members, built: BTreeMap::new(), pools: BTreeMap::new(), segments: 0, pairs: Arc::default() };
+    // A snapshot's segment is in a volume of its own (`snapshot0`); to the operator it is called like its store.
+    let store = |lv: &Logical| lv.segments.first().and_then(|s| s.fields.text("cow_store")).map(str::to_owned);
+    let stores: BTreeSet<String> = group.logical.values().filter_map(store).collect();
+    let is_pool = |lv: &Logical| lv.segments.iter().any(|s| POOLS.contains(&s.kind.as_str()));
+    let shown = group
         .logical
         .iter()
-        .filter_map(|(name, lv)| Some((lv.segments.first()?.fields.text("cow_store")?, name.as_str())))
-        .collect();
-    let is_pool = |lv: &Logical| lv.segments.iter().any(|s| POOLS.contains(&s.kind.as_str()));
-    let shown = group.logical.iter().filter(|(_, lv)| lv.is_visible && !is_pool(lv));
+        .filter(|(name, lv)| (lv.is_visible && !is_pool(lv) && !stores.contains(*name)) || store(lv).is_some());
     let mut volumes = Vec::new();
-    for (name, lv) in shown.take(VOLUMES_MAX) {
-        let source = snapshots.get(name.as_str()).copied().unwrap_or(name);
+    for (source, lv) in shown.take(VOLUMES_MAX) {
+        let name = store(lv).unwrap_or_else(|| source.clone());
+        let lv_id = group.logical.get(&name).map_or(&lv.id, |named| &named.id);
         let mut volume = Assembled {
             name: format!("{}-{name}", group.name),
-            uuid: Some(lv.id.clone()).filter(|id| !id.is_empty()),
+            uuid: Some(lv_id.clone()).filter(|id| !id.is_empty()),
             ..Assembled::default()
         };
-        let extents = group.logical.get(source).unwrap_or(lv).extents();
-        volume.size = extents.unwrap_or(0).saturating_mul(group.extent);
+        volume.size = lv.extents().unwrap_or(0).saturating_mul(group.extent);
         match builder.volume(source, 0) {
             Ok(built) => {
                 volume.disks = built.disks.into_iter().collect();
@@ -114,15 +122,17 @@ impl Builder<'_> {
         let lv = lv.ok_or_else(|| Error::damaged(format!("there is no logical volume {name}")))?;
         lv.extents()?;
         self.segments += lv.segments.len();
-        if self.segments > SEGMENTS_MAX {
-            return Err(Error::new(ErrorKind::Limit, "the volume group has too many segments"));
+        if self.segments > SEGMENTS_MAX || self.built.len() >= BUILT_MAX {
+            return Err(Error::new(ErrorKind::Limit, "the volume group has too many volumes or segments"));
         }
         let mut draft = Draft::default();
         for segment in &lv.segments {
             let len = segment.extents.checked_mul(group.extent);
             let len = len.ok_or_else(|| Error::damaged("a segment is larger than a disk can be"))?;
             let target = self.target(segment, len, &mut draft, depth)?;
-            if let Target::Gone(why) = &target {
+            if let Target::Gone(why) = &target
+                && draft.gaps.len() < GAPS_TOLD
+            {
                 draft.gaps.insert(why.clone());
             }
             draft.map.push(len, target)?;
@@ -251,17 +261,19 @@ impl Builder<'_> {
         let group = self.group;
         let pool_segment = group.logical.get(pool_name).and_then(|p| p.segments.first());
         let pool_segment = pool_segment.ok_or_else(|| Error::damaged(format!("there is no thin pool {pool_name}")))?;
-        let pool = if let Some(pool) = self.pools.get(pool_name) {
-            Arc::clone(pool)
+        let (pool, disks) = if let Some(known) = self.pools.get(pool_name) {
+            known.clone()
         } else {
             let metadata = self.volume(named(pool_segment, "metadata")?, depth + 1)?;
             if let Some(why) = metadata.gaps.into_iter().next() {
                 return Err(Error::new(ErrorKind::Missing, why));
             }
             let pool = Arc::new(Pool::open(metadata.device).map_err(|e| e.context(format!("thin pool {pool_name}")))?);
-            self.pools.insert(pool_name.to_owned(), Arc::clone(&pool));
-            pool
+            let known = (pool, metadata.disks);
+            self.pools.insert(pool_name.to_owned(), known.clone());
+            known
         };
+        draft.disks.extend(disks);
         if pool.needs_check {
             draft.notes.insert(format!("thin pool {pool_name} was marked to be checked"));
         }
@@ -279,7 +291,7 @@ impl Builder<'_> {
         let store = self.volume(named(segment, "cow_store")?, depth + 1)?;
         let changed = self.needed(segment, "cow_store", draft, depth)?;
         let origin = self.needed(segment, "origin", draft, depth)?;
-        Ok(Target::Snapshot(Snapshot::open(store.device, changed, origin)?))
+        Ok(Target::Snapshot(Snapshot::open(store.device, changed, origin, Arc::clone(&self.pairs))?))
     }
 
     /// A cached volume. Only when every write goes through to the origin at once is the origin what it should be.

@@ -72,11 +72,13 @@ impl Group {
     ///
     /// `Damaged` when it does not describe one.
     pub fn parse(text: &[u8]) -> Result<Self> {
-        let all = Section::parse(text)?;
+        let mut all = Section::parse(text)?;
         let is_group = |(_, s): &(&str, &Section)| s.number("extent_size").is_some();
-        let (name, vg) = all.sections().find(is_group).ok_or_else(|| lacks("a volume group"))?;
+        let name = all.sections().find(is_group).map(|(name, _)| name.to_owned());
+        let name = name.ok_or_else(|| lacks("a volume group"))?;
+        let mut vg = all.take_section(&name).ok_or_else(|| lacks("a volume group"))?;
         let extent = vg.number("extent_size").and_then(|n| n.checked_mul(SECTOR)).filter(|n| *n > 0);
-        let named = |what: &str| vg.section(what).into_iter().flat_map(Section::sections);
+        let mut named = |what: &str| vg.take_section(what).into_iter().flat_map(Section::into_sections);
         let physical = named("physical_volumes").map(|(name, pv)| {
             let physical = Physical {
                 id: pv.text("id").unwrap_or_default().to_owned(),
@@ -84,21 +86,23 @@ impl Group {
                 start: pv.number("pe_start").and_then(|n| n.checked_mul(SECTOR)).ok_or_else(|| lacks("pe_start"))?,
                 is_missing: pv.has("flags", "MISSING") || pv.has("status", "MISSING"),
             };
-            Ok((name.to_owned(), physical))
+            Ok((name, physical))
         });
+        let physical = physical.collect::<Result<_>>()?;
         let logical = named("logical_volumes").map(|(name, lv)| {
-            let mut segments = lv.sections().map(|(_, s)| Segment::parse(s)).collect::<Result<Vec<_>>>()?;
+            let (id, is_visible) = (lv.text("id").unwrap_or_default().to_owned(), lv.has("status", "VISIBLE"));
+            let mut segments = lv.into_sections().map(|(_, s)| Segment::parse(s)).collect::<Result<Vec<_>>>()?;
             segments.sort_by_key(|s| s.start);
-            let id = lv.text("id").unwrap_or_default().to_owned();
-            Ok((name.to_owned(), Logical { id, is_visible: lv.has("status", "VISIBLE"), segments }))
+            Ok((name, Logical { id, is_visible, segments }))
         });
+        let logical = logical.collect::<Result<_>>()?;
         Ok(Self {
             id: vg.text("id").ok_or_else(|| lacks("the group's id"))?.to_owned(),
-            name: name.to_owned(),
+            name,
             sequence: vg.number("seqno").unwrap_or(0),
             extent: extent.ok_or_else(|| lacks("an extent size"))?,
-            physical: physical.collect::<Result<_>>()?,
-            logical: logical.collect::<Result<_>>()?,
+            physical,
+            logical,
         })
     }
 }
@@ -114,12 +118,12 @@ impl Logical {
 }
 
 impl Segment {
-    fn parse(fields: &Section) -> Result<Self> {
+    fn parse(fields: Section) -> Result<Self> {
         Ok(Self {
             start: fields.number("start_extent").ok_or_else(|| lacks("start_extent"))?,
             extents: fields.number("extent_count").ok_or_else(|| lacks("extent_count"))?,
             kind: fields.text("type").ok_or_else(|| lacks("a segment's type"))?.to_owned(),
-            fields: fields.clone(),
+            fields,
         })
     }
 

@@ -13,7 +13,7 @@ const AREA_MAGIC: &[u8] = b"\x20LVM2\x20x[5A%r0N*>";
 /// Areas of one physical volume: LVM2 makes up to two.
 const AREAS_MAX: usize = 8;
 /// A text longer than this is hostile: LVM2's areas are of one MiB unless told otherwise.
-const TEXT_MAX: u64 = 8 << 20;
+const TEXT_MAX: u64 = 4 << 20;
 /// The flag of a location that LVM2 is told not to use.
 const IGNORED: u32 = 1;
 

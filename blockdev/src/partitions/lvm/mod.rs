@@ -16,11 +16,17 @@ pub use label::label;
 
 use self::group::Group;
 use super::{Assembled, Member};
-use crate::Result;
+use crate::{Error, ErrorKind, Result};
+
+/// Physical volumes of a group that are told to be missing.
+const MISSING_TOLD: usize = 64;
+/// Bytes of metadata texts that are parsed for all disks together, equal ones counted once.
+const TEXTS_MAX: usize = 8 << 20;
 
 /// The logical volumes that the physical ones among `members` have, and what is odd about their groups.
 pub(super) fn assemble(members: &[Member]) -> (Vec<Assembled>, Vec<String>) {
     let mut notes = Vec::new();
+    let (mut last, mut parsed) = (Vec::new(), 0);
     let mut by_id: BTreeMap<String, &Member> = BTreeMap::new();
     let mut groups: BTreeMap<String, Group> = BTreeMap::new();
     for member in members {
@@ -32,8 +38,18 @@ pub(super) fn assemble(members: &[Member]) -> (Vec<Assembled>, Vec<String>) {
                 continue;
             }
         };
-        for group in label::texts(member.device.as_ref(), &label) {
-            match group.and_then(|text| Group::parse(&text)) {
+        for text in label::texts(member.device.as_ref(), &label) {
+            // All physical volumes of a group have the same text, unless one was away.
+            if text.as_ref().is_ok_and(|text| last == *text) {
+                continue;
+            }
+            let group = text.and_then(|text| {
+                parsed += text.len();
+                last = text;
+                let too_much = || Error::new(ErrorKind::Limit, "there is more LVM2 metadata than is read");
+                if parsed > TEXTS_MAX { Err(too_much()) } else { Group::parse(&last) }
+            });
+            match group {
                 // The newest counts: a disk that was away for a while has an old text.
                 Ok(group) => match groups.get(&group.id) {
                     Some(known) if known.sequence >= group.sequence => {}
@@ -51,7 +67,7 @@ pub(super) fn assemble(members: &[Member]) -> (Vec<Assembled>, Vec<String>) {
     }
     let mut volumes = Vec::new();
     for group in groups.values() {
-        for pv in group.physical.values().filter(|pv| !by_id.contains_key(&pv.id)) {
+        for pv in group.physical.values().filter(|pv| !by_id.contains_key(&pv.id)).take(MISSING_TOLD) {
             notes.push(format!(
                 "volume group {} lacks its physical volume {} (last seen as {}): give the disk that has it",
                 group.name, pv.id, pv.device

@@ -4,7 +4,10 @@
 //! the chunks that its pairs name. What has no pair is read from the origin. The pairs are read when the snapshot is read
 //! first: looking at a disk must not cost reading a store of gigabytes.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use super::super::{
     fields::{le32, le64, read},
@@ -15,8 +18,17 @@ use crate::{BlockDevice, Error, ErrorKind, Result, images::layer::Run};
 const MAGIC: u32 = 0x7041_6e53;
 const VERSION: u32 = 1;
 const PAIR: u64 = 16;
-/// Pairs that are held: 64 MiB. With chunks of 4 KiB, that is 16 GiB of changes.
+/// Pairs that all snapshots of a group may hold: 64 MiB. With chunks of 4 KiB, that is 16 GiB of changes.
 const PAIRS_MAX: usize = 4 << 20;
+
+/// How many pairs the snapshots of a group may still hold.
+pub struct PairsLeft(AtomicUsize);
+
+impl Default for PairsLeft {
+    fn default() -> Self {
+        Self(AtomicUsize::new(PAIRS_MAX))
+    }
+}
 
 /// A snapshot of a volume.
 pub struct Snapshot {
@@ -27,11 +39,12 @@ pub struct Snapshot {
     chunk: u64,
     /// By chunk of the origin; an error is kept as its sentence.
     pairs: OnceLock<std::result::Result<Vec<(u64, u64)>, String>>,
+    left: Arc<PairsLeft>,
 }
 
 impl Snapshot {
     /// The snapshot of `origin` with what had changed in `store`, which `changed` is the whole of.
-    pub fn open(store: Arc<dyn BlockDevice>, changed: Area, origin: Area) -> Result<Self> {
+    pub fn open(store: Arc<dyn BlockDevice>, changed: Area, origin: Area, left: Arc<PairsLeft>) -> Result<Self> {
         let header = read(store.as_ref(), 0, 16)?;
         if le32(&header, 0) != MAGIC || le32(&header, 8) != VERSION {
             return Err(Error::damaged("the snapshot's store has no valid header"));
@@ -43,7 +56,7 @@ impl Snapshot {
         if !chunk.is_power_of_two() || !(4096..=1 << 30).contains(&chunk) {
             return Err(Error::damaged("the snapshot's store has chunks of a size that cannot be"));
         }
-        Ok(Self { store, origin, changed, chunk, pairs: OnceLock::new() })
+        Ok(Self { store, origin, changed, chunk, pairs: OnceLock::new(), left })
     }
 
     /// The run at `at`, of at most `limit` bytes.
@@ -88,16 +101,23 @@ impl Snapshot {
                     pairs.push((old, new));
                 }
                 done += bytes.len() as u64;
-                if pairs.len() > PAIRS_MAX {
-                    return Err(Error::new(ErrorKind::Limit, "the snapshot has too many changes to be read here"));
+                if pairs.len() > self.left.0.load(Ordering::Relaxed) {
+                    return Err(too_many());
                 }
             }
             if ended {
                 break;
             }
         }
+        let taken =
+            self.left.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(pairs.len()));
+        taken.map_err(|_| too_many())?;
         pairs.sort_unstable();
         pairs.shrink_to_fit();
         Ok(pairs)
     }
+}
+
+fn too_many() -> Error {
+    Error::new(ErrorKind::Limit, "the snapshots of the group have too many changes to be read here")
 }

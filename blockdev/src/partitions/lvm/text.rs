@@ -6,7 +6,9 @@ use crate::{Error, Result};
 /// Sections within sections: LVM2 needs four.
 const DEPTH_MAX: usize = 16;
 /// Values of one text: a group of a thousand volumes has tens of thousands.
-const VALUES_MAX: usize = 1 << 20;
+const VALUES_MAX: usize = 1 << 18;
+/// Bytes of a name or a string that are kept: LVM2's names have up to 127. They end up in messages.
+const TEXT_KEPT: usize = 256;
 
 /// A value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,9 +40,15 @@ impl Section {
         if parser.token()? == Token::End { Ok(section) } else { Err(parser.unexpected("a closing brace too many")) }
     }
 
-    /// The section called `name`.
-    pub fn section(&self, name: &str) -> Option<&Self> {
-        self.sections.iter().find(|(n, _)| n == name).map(|(_, s)| s)
+    /// The section called `name`, taken out of this one.
+    pub fn take_section(&mut self, name: &str) -> Option<Self> {
+        let at = self.sections.iter().position(|(n, _)| n == name)?;
+        Some(self.sections.swap_remove(at).1)
+    }
+
+    /// All sections in it, and nothing else of it.
+    pub fn into_sections(self) -> impl Iterator<Item = (String, Self)> {
+        self.sections.into_iter()
     }
 
     /// All sections in it.
@@ -161,7 +169,7 @@ impl Parser<'_> {
         let end = self.rest.iter().position(|b| !while_(*b)).unwrap_or(self.rest.len());
         let (taken, rest) = self.rest.split_at(end);
         self.rest = rest;
-        String::from_utf8_lossy(taken).into_owned()
+        String::from_utf8_lossy(taken.get(..TEXT_KEPT).unwrap_or(taken)).into_owned()
     }
 
     fn token(&mut self) -> Result<Token> {
@@ -206,6 +214,7 @@ impl Parser<'_> {
                 None => return Err(self.unexpected("a string without an end")),
                 Some((b'"', rest)) => {
                     self.rest = rest;
+                    text.truncate(TEXT_KEPT);
                     return Ok(Token::Text(String::from_utf8_lossy(&text).into_owned()));
                 }
                 Some((b'\\', rest)) if !rest.is_empty() => {
@@ -229,11 +238,11 @@ mod tests {
     #[test]
     fn a_group_as_lvm_writes_it() {
         let text = b"vg {\nid = \"a-b\" # why\nflags = []\nseqno = 7\nlv{stripes = [\n\"pv0\", 0,\"pv1\" , -2\n]\n}\n}\nx = \"a\\\"b\"\n\0";
-        let all = Section::parse(text).unwrap();
-        let vg = all.section("vg").unwrap();
+        let mut all = Section::parse(text).unwrap();
+        let mut vg = all.take_section("vg").unwrap();
         assert_eq!((vg.text("id"), vg.number("seqno"), vg.list("flags")), (Some("a-b"), Some(7), &[][..]));
         let pair = |name: &str, at| [Value::Text(name.into()), Value::Number(at)];
-        assert_eq!(vg.section("lv").unwrap().list("stripes"), [pair("pv0", 0), pair("pv1", -2)].concat());
+        assert_eq!(vg.take_section("lv").unwrap().list("stripes"), [pair("pv0", 0), pair("pv1", -2)].concat());
         assert_eq!(all.text("x"), Some("a\"b"));
     }
 

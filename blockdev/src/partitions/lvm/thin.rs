@@ -30,8 +30,8 @@ const NODE_HEADER: usize = 32;
 const LEAF: u32 = 2;
 /// Nodes from the root to a leaf: with 126 keys or more in a node, ten reach further than any disk.
 const DEPTH_MAX: usize = 16;
-/// Nodes of a pool that are kept: 4 MiB.
-const NODES_KEPT: usize = 1024;
+/// Nodes of a pool that are kept: 1 MiB. A leaf tells of 16 MiB of a volume or more.
+const NODES_KEPT: usize = 256;
 /// Blocks of the pool that one run joins at most.
 const JOINED_MAX: u64 = 1 << 20;
 

@@ -1,0 +1,131 @@
+//! What these tests share: tools, disks in files and in memory, and checksums.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+};
+
+use blockdev::{
+    BlockDevice, BlockSizes, Extent, MappedRun, ReadAt, Result,
+    file::HostFile,
+    partitions::{self, Survey, Volume},
+};
+use sha2::{Digest, Sha256};
+
+/// A seeded generator (splitmix64).
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, end: usize) -> usize {
+        (self.next() >> 33) as usize % end.max(1)
+    }
+}
+
+/// A source with block sizes of the test's choice.
+pub struct Sized<T>(pub T, pub BlockSizes);
+
+impl<T: ReadAt> ReadAt for Sized<T> {
+    fn size(&self) -> u64 {
+        self.0.size()
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
+        self.0.read_at(buf, offset)
+    }
+
+    fn extent_at(&self, offset: u64) -> Result<Option<Extent>> {
+        self.0.extent_at(offset)
+    }
+
+    fn map(&self, offset: u64, len: u64) -> Option<MappedRun<'_>> {
+        self.0.map(offset, len)
+    }
+}
+
+impl<T: ReadAt> BlockDevice for Sized<T> {
+    fn block_sizes(&self) -> BlockSizes {
+        self.1
+    }
+}
+
+pub fn file(path: &Path, sizes: BlockSizes) -> Arc<dyn BlockDevice> {
+    Arc::new(Sized(HostFile::open(path).unwrap(), sizes))
+}
+
+pub fn memory(bytes: Vec<u8>) -> Arc<dyn BlockDevice> {
+    Arc::new(Sized(bytes, BlockSizes::CLASSIC))
+}
+
+/// The survey of one disk of 512-byte sectors.
+pub fn survey_of(disk: Arc<dyn BlockDevice>) -> Survey {
+    partitions::survey(&[("disk0".to_owned(), disk)])
+}
+
+pub fn sparse(path: &Path, size: u64) {
+    File::create(path).unwrap().set_len(size).unwrap();
+}
+
+pub fn named<'a>(survey: &'a Survey, name: &str) -> &'a Volume {
+    survey.volumes.iter().find(|v| v.name == name).unwrap_or_else(|| panic!("no {name} in {survey:#?}"))
+}
+
+/// The checksum of all of `device`, read in pieces of an odd size.
+pub fn sha256(device: &dyn BlockDevice) -> Result<String> {
+    let mut digest = Sha256::new();
+    let (mut buf, mut at) = (vec![0; 100_001], 0);
+    loop {
+        match device.read_at(&mut buf, at)? {
+            0 => return Ok(digest.finalize().iter().map(|b| format!("{b:02x}")).collect()),
+            n => {
+                digest.update(&buf[..n]);
+                at += n as u64;
+            }
+        }
+    }
+}
+
+/// The path of `program`, which may lie where only root looks; says so and gives `None` when it is not installed.
+pub fn tool(program: &str) -> Option<PathBuf> {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let found = path.split(':').chain(["/sbin", "/usr/sbin"]).map(|d| Path::new(d).join(program)).find(|p| p.exists());
+    if found.is_none() {
+        println!("skipped: {program} is not installed");
+    }
+    found
+}
+
+/// Runs `program` with `input`; its output.
+pub fn run(program: &Path, arguments: &[&str], input: &str) -> String {
+    let stdin = tempfile::tempfile().unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&stdin, input.as_bytes(), 0).unwrap();
+    let output = Command::new(program).args(arguments).stdin(stdin).env("LC_ALL", "C.UTF-8").output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{} {arguments:?}: {out}{err}", program.display());
+    out.into_owned()
+}
+
+/// The folder of kept disks.
+pub fn kept() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/disks")
+}
+
+/// The disks of the kept case `name`, in their order.
+pub fn disks(name: &str) -> Vec<(String, Arc<dyn BlockDevice>)> {
+    let mut files: Vec<_> = fs::read_dir(kept().join(name)).unwrap().map(|e| e.unwrap().path()).collect();
+    files.sort();
+    let disk = |path: &PathBuf| {
+        let bytes = zstd::decode_all(File::open(path).unwrap()).unwrap();
+        (path.file_stem().unwrap().to_string_lossy().into_owned(), memory(bytes))
+    };
+    files.iter().map(disk).collect()
+}

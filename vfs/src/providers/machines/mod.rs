@@ -85,11 +85,12 @@ impl Machines {
             for (fileset, times) in filesets {
                 for (time, point) in times {
                     let Some(job) = point.chain.last() else { continue };
-                    let folders = self.folders_with_images(job)?;
+                    // A job that cannot be read has no machines; `jobs/` and `clients/` tell what is wrong with it.
+                    let Ok(folders) = self.folders_with_images(job) else { continue };
                     let root = self.points.root([client, fileset, time], point);
                     for folder in folders.iter() {
                         let place = format!("clients/{client}/{fileset}/{time}");
-                        found.extend(discover::machines(&root, folder, job, &place, time)?);
+                        found.extend(discover::machines(&root, folder, job, &place, time).unwrap_or_default());
                     }
                 }
             }

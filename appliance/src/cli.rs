@@ -44,7 +44,7 @@ pub struct Sources {
     #[arg(long, global = true, value_name = "DIR", help_heading = "Sources")]
     pub volume_keys: Option<PathBuf>,
 
-    /// Disk images outside any backup: they appear as images/<file name>
+    /// Disk images outside any backup: they appear as `images/FILE-NAME`
     #[arg(long = "image", global = true, num_args = 1.., value_name = "FILE", help_heading = "Sources")]
     pub images: Vec<PathBuf>,
 

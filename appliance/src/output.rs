@@ -15,7 +15,7 @@ pub fn note(text: &str) {
     let _ = writeln!(io::stderr().lock(), "revenant: {text}");
 }
 
-/// Standard output, buffered; finished by [`finish`].
+/// Standard output, buffered: whoever writes flushes it in the end.
 pub fn stdout() -> io::BufWriter<io::StdoutLock<'static>> {
     io::BufWriter::with_capacity(64 << 10, io::stdout().lock())
 }

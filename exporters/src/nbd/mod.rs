@@ -1,9 +1,9 @@
 //! An NBD server.
 //!
 //! The protocol is the Network Block Device project's `doc/proto.md` with its `extension-ext-header` branch; comments
-//! name its sections. A connection goes through two phases. In the first, [`negotiation`] answers the client's
+//! name its sections. A connection goes through two phases. In the first, `negotiation` answers the client's
 //! options until it has chosen an export; `STARTTLS` swaps the [`Transport`] for an encrypted one on the way. In
-//! the second, [`session`] serves requests.
+//! the second, `session` serves requests.
 //!
 //! **Why threads, and when.** A connection is one thread that receives as many requests as are waiting with one call,
 //! reads the device straight into the buffer of the replies, and sends those with one call. Nothing else is as cheap as

@@ -1,7 +1,7 @@
 //! Where nodes come from.
 //!
 //! One module a top folder of the tree: [`jobs`] as they were stored, `clients` with their restore points, [`machines`]
-//! whose disks are found in these, `images` that lie outside any backup. [`stored`] makes the nodes of backup files,
+//! whose disks are found in these, `images` that lie outside any backup. `stored` makes the nodes of backup files,
 //! [`points`] those of merged folders, [`disks`] the files that a disk is shown as, `folder` folders of ours.
 
 mod clients;

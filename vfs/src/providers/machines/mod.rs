@@ -1,7 +1,7 @@
 //! `machines/<machine>/@<time>/disks/<disk>.*`: restore points of machines.
 //!
 //! A machine is not something that Bacula knows: it is found in the files of restore points, by a description
-//! (`machine.json`) or by the disk images themselves ([`discover`]). A point of a machine is one of its fileset's
+//! (`machine.json`) or by the disk images themselves (`discover`). A point of a machine is one of its fileset's
 //! points, seen as disks.
 
 mod description;

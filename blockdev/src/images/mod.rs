@@ -5,7 +5,7 @@
 //!   share);
 //! * [`Disk`]: an image and its parents read through one merged map;
 //! * [`gate`]: where an image may look for its other files;
-//! * [`detect`]: which format a file has, by its own bytes.
+//! * [`mod@detect`]: which format a file has, by its own bytes.
 //!
 //! [`open`] does it all.
 

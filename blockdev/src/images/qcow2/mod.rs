@@ -6,12 +6,12 @@
 //! An internal snapshot is an L1 table of its own. Reading needs no reference counts, so that an image that was not
 //! closed properly reads as well as any other.
 //!
-//! * [`header`]: header, feature bits and header extensions;
-//! * [`backing`]: names of other files, which may be anything but names;
-//! * [`map`]: guest offsets to places, which is the [`Layer`](super::layer::Layer);
-//! * [`unpack`]: compressed clusters;
-//! * [`snapshots`]: the snapshot table;
-//! * [`bitmaps`]: bitmaps of changed blocks.
+//! * `header`: header, feature bits and header extensions;
+//! * `backing`: names of other files, which may be anything but names;
+//! * `map`: guest offsets to places, which is the [`Layer`](super::layer::Layer);
+//! * `unpack`: compressed clusters;
+//! * `snapshots`: the snapshot table;
+//! * `bitmaps`: bitmaps of changed blocks.
 //!
 //! What only accompanies the disk (snapshots, bitmaps) and cannot be read is noted in [`Info::notes`]; it does not keep
 //! anybody from reading the disk.

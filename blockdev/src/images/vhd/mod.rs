@@ -1,7 +1,7 @@
 //! VHD, the disk images of Virtual PC, Hyper-V before 2012, XenServer and Azure (Microsoft's "Virtual Hard Disk Image
 //! Format Specification" 1.0). All numbers are big-endian.
 //!
-//! A *fixed* image is the disk with a [footer](footer) behind. A *dynamic* one has a [header](header) and a table with
+//! A *fixed* image is the disk with a footer behind. A *dynamic* one has a header and a table with
 //! one entry a block, which is a bitmap of its sectors and then its data; a *differencing* one is the same, and its
 //! bitmaps tell which sectors are its own and which its parent's.
 

@@ -1,10 +1,10 @@
 //! VHDX, the disk images of Hyper-V (Microsoft's MS-VHDX). All numbers are little-endian.
 //!
-//! The first MiB has two [headers](header) and two region tables, which lead to the [metadata] and to the block
+//! The first MiB has two headers and two region tables, which lead to the metadata and to the block
 //! allocation table: one entry a block, and after every few blocks (a *chunk*) one for the bitmap of their sectors,
 //! which tells in a *differencing* image which are its own and which its parent's. *Fixed* images are dynamic ones
-//! whose blocks are all allocated. Changes of the tables go through a [log]; where it is not empty, everything is read
-//! through its [replay].
+//! whose blocks are all allocated. Changes of the tables go through a log; where it is not empty, everything is read
+//! through its replay.
 
 mod guid;
 mod header;

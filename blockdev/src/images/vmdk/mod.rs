@@ -3,10 +3,10 @@
 //! A disk is a row of *extents*: plain files, sparse extents of three kinds, and zeros. A *descriptor* tells them and
 //! the parent; it is a small text file beside them, or embedded in the only extent.
 //!
-//! * [`descriptor`]: that text;
-//! * [`grains`]: what the sparse extents have in common: grains found through two levels of tables;
-//! * [`hosted`]: those of Workstation and of exports, "KDMV", with [`stream`] for the end of a streamOptimized one;
-//! * [`cowd`], [`sesparse`]: the snapshots of ESXi;
+//! * `descriptor`: that text;
+//! * `grains`: what the sparse extents have in common: grains found through two levels of tables;
+//! * `hosted`: those of Workstation and of exports, "KDMV", with `stream` for the end of a streamOptimized one;
+//! * `cowd`, `sesparse`: the snapshots of ESXi;
 //! * here: putting a disk together.
 //!
 //! A descriptor names files by whatever path its host had. Only the last part of it counts, and it is looked for among

@@ -9,7 +9,8 @@ pub fn read(opened: Opened) {
     let Ok(disk) = Disk::new(vec![opened.layer], BlockSizes::CLASSIC) else { return };
     let mut buffer = vec![0; 64 << 10];
     let _ = disk.read_at(&mut buffer, 0);
-    let _ = disk.read_at(&mut buffer, disk.size().saturating_sub(buffer.len() as u64));
+    let end = disk.size().saturating_sub(buffer.len() as u64);
+    let _ = disk.read_at(&mut buffer, end);
     let mut at = 0;
     for _ in 0..1000 {
         match disk.extent_at(at) {

@@ -82,7 +82,8 @@ impl Sparse {
         let Ok(disk) = Disk::new(vec![opened.layer], opened.info.block_sizes) else { return };
         let mut buffer = vec![0; 256 << 10];
         let _ = disk.read_at(&mut buffer, 0);
-        let _ = disk.read_at(&mut buffer, disk.size().saturating_sub(buffer.len() as u64 / 2));
+        let end = disk.size().saturating_sub(buffer.len() as u64 / 2);
+        let _ = disk.read_at(&mut buffer, end);
         let mut at = 0;
         for _ in 0..1000 {
             match disk.layer_at(at, 1 << 30) {

@@ -13,6 +13,7 @@ pub mod copy;
 mod device;
 mod error;
 mod extent;
+pub mod fields;
 pub mod file;
 pub mod images;
 pub mod layers;

@@ -4,7 +4,13 @@
 //! therefore worked out once, over all layers, and kept: a read costs the same for one layer and for sixty. Windows
 //! and unpacked units are caches, bounded in bytes.
 
-use std::{ops::Range, sync::Arc};
+use std::{
+    ops::Range,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use quick_cache::{Weighter, sync::Cache};
 
@@ -34,8 +40,25 @@ pub struct Disk {
     layers: Vec<Arc<dyn Layer>>,
     sizes: BlockSizes,
     size: u64,
-    windows: Cache<u64, Arc<Window>, ByBytes>,
-    unpacked: Cache<(u32, u64), Arc<[u8]>, ByBytes>,
+    /// Made when it is first needed: of many disks (the files of a filesystem) most never need one.
+    windows: OnceLock<Cache<u64, Arc<Window>, ByBytes>>,
+    units: Arc<Units>,
+    /// Which units are this disk's.
+    owner: u64,
+}
+
+/// Unpacked units of any number of disks, kept in memory that is bounded for all of them together.
+#[derive(Default)]
+pub struct Units {
+    /// By owner, layer and unit.
+    cache: OnceLock<Cache<(u64, u32, u64), Arc<[u8]>, ByBytes>>,
+    owners: AtomicU64,
+}
+
+impl Units {
+    fn cache(&self) -> &Cache<(u64, u32, u64), Arc<[u8]>, ByBytes> {
+        self.cache.get_or_init(|| Cache::with_weighter(UNPACKED_EXPECTED, UNPACKED_MAX, ByBytes))
+    }
 }
 
 /// A run and the layer that has it.
@@ -61,8 +84,8 @@ impl Weighter<u64, Arc<Window>> for ByBytes {
     }
 }
 
-impl Weighter<(u32, u64), Arc<[u8]>> for ByBytes {
-    fn weight(&self, _: &(u32, u64), unit: &Arc<[u8]>) -> u64 {
+impl Weighter<(u64, u32, u64), Arc<[u8]>> for ByBytes {
+    fn weight(&self, _: &(u64, u32, u64), unit: &Arc<[u8]>) -> u64 {
         unit.len() as u64 + 128
     }
 }
@@ -74,14 +97,18 @@ impl Disk {
     ///
     /// `Invalid` when there are no layers.
     pub fn new(layers: Vec<Arc<dyn Layer>>, sizes: BlockSizes) -> Result<Self> {
+        Self::sharing(layers, sizes, Arc::default())
+    }
+
+    /// The same, whose unpacked units are kept among those of other disks in `units`.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn sharing(layers: Vec<Arc<dyn Layer>>, sizes: BlockSizes, units: Arc<Units>) -> Result<Self> {
         let size = layers.first().ok_or_else(|| Error::invalid("a disk of no layers"))?.size();
-        Ok(Self {
-            layers,
-            sizes,
-            size,
-            windows: Cache::with_weighter(WINDOWS_EXPECTED, WINDOWS_MAX, ByBytes),
-            unpacked: Cache::with_weighter(UNPACKED_EXPECTED, UNPACKED_MAX, ByBytes),
-        })
+        let owner = units.owners.fetch_add(1, Ordering::Relaxed);
+        Ok(Self { layers, sizes, size, windows: OnceLock::new(), units, owner })
     }
 
     /// How many layers it has.
@@ -108,7 +135,8 @@ impl Disk {
             return Ok(Found { len: run.len, layer: 0, place: run.place });
         }
         let number = offset / WINDOW;
-        let window = self.windows.get_or_insert_with(&number, || self.window(number).map(Arc::new))?;
+        let windows = self.windows.get_or_init(|| Cache::with_weighter(WINDOWS_EXPECTED, WINDOWS_MAX, ByBytes));
+        let window = windows.get_or_insert_with(&number, || self.window(number).map(Arc::new))?;
         let next = window.runs.partition_point(|(start, ..)| *start <= offset);
         let (start, layer, place) = *next.checked_sub(1).and_then(|i| window.runs.get(i)).ok_or_else(unmapped)?;
         let end = window.runs.get(next).map_or(window.end, |(start, ..)| *start);
@@ -164,7 +192,7 @@ impl Disk {
 
     fn unit(&self, number: u32, unit: u64) -> Result<Arc<[u8]>> {
         let layer = self.layer(number)?;
-        self.unpacked.get_or_insert_with(&(number, unit), || {
+        self.units.cache().get_or_insert_with(&(self.owner, number, unit), || {
             let mut out = Vec::new();
             layer.unpack(unit, &mut out)?;
             Ok(out.into())

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use crate::{ReadAt, Result};
+use crate::{Error, ReadAt, Result};
 
 /// Where a run of bytes is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -77,8 +77,11 @@ pub trait Layer: Send + Sync {
     ///
     /// # Errors
     ///
-    /// When it cannot be read or does not unpack to what it should.
-    fn unpack(&self, unit: u64, out: &mut Vec<u8>) -> Result<()>;
+    /// When it cannot be read or does not unpack to what it should. A layer that packs nothing leaves it as it is here.
+    fn unpack(&self, unit: u64, out: &mut Vec<u8>) -> Result<()> {
+        let _ = out;
+        Err(Error::damaged(format!("unit {unit} is asked for, where nothing is packed")))
+    }
 }
 
 /// Pieces that [`joined`] joins at once: a bound for the time of one call, far above what one read needs.

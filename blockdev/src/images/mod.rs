@@ -27,7 +27,7 @@ use std::sync::Arc;
 
 pub use self::{
     detect::{Format, detect},
-    disk::Disk,
+    disk::{Disk, Units},
     info::{Bitmap, Info, Member, Opened, Parent, Snapshot},
 };
 use crate::{

@@ -6,7 +6,7 @@ use super::{
     Format, Info, Opened,
     layer::{Layer, Place, Run},
 };
-use crate::{Error, ReadAt, Result};
+use crate::{ReadAt, Result};
 
 /// A raw image as a layer, so that it can be the base of a chain or an extent of a VMDK.
 pub struct Raw {
@@ -33,10 +33,6 @@ impl Layer for Raw {
 
     fn files(&self) -> &[Arc<dyn ReadAt>] {
         &self.files
-    }
-
-    fn unpack(&self, _unit: u64, _out: &mut Vec<u8>) -> Result<()> {
-        Err(Error::damaged("a raw image has nothing packed"))
     }
 }
 

@@ -177,10 +177,6 @@ impl Layer for Map {
     fn files(&self) -> &[Arc<dyn ReadAt>] {
         &self.files
     }
-
-    fn unpack(&self, _unit: u64, _out: &mut Vec<u8>) -> Result<()> {
-        Err(Error::damaged("a VDI image has nothing packed"))
-    }
 }
 
 fn le32(bytes: &[u8], at: usize) -> u32 {

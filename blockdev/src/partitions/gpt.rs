@@ -6,11 +6,13 @@
 use crc_fast::{CrcAlgorithm, checksum};
 
 use super::{
-    fields::{guid, le32, le64, read as read_bytes, slice, utf16},
     kinds::PartitionKind,
     table::{ENTRIES_MAX, Entry, Scheme, Table},
 };
-use crate::{BlockDevice, Result};
+use crate::{
+    BlockDevice, Result,
+    fields::{guid, le32, le64, read as read_bytes, slice, utf16},
+};
 
 const SIGNATURE: &[u8] = b"EFI PART";
 /// The fixed part of a header; its checksum may cover up to a sector.

@@ -1,11 +1,13 @@
 //! The master boot record, and the chain of extended boot records that holds logical partitions.
 
 use super::{
-    fields::{le32, read as read_bytes, slice},
     kinds::PartitionKind,
     table::{Entry, Scheme, Table},
 };
-use crate::{BlockDevice, Result};
+use crate::{
+    BlockDevice, Result,
+    fields::{le32, read as read_bytes, slice},
+};
 
 /// The type byte that guards a GPT, as [`PartitionKind`] writes it.
 pub const PROTECTIVE_CODE: &str = "ee";

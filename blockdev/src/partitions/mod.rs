@@ -10,7 +10,7 @@
 //! readable. Everything on a disk is hostile: nothing is allocated by a count that a disk claims, all chains end.
 
 mod content;
-mod fields;
+
 mod gpt;
 mod kinds;
 mod lvm;

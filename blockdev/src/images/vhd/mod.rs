@@ -50,10 +50,6 @@ impl Layer for Fixed {
     fn files(&self) -> &[Arc<dyn ReadAt>] {
         &self.files
     }
-
-    fn unpack(&self, _unit: u64, _out: &mut Vec<u8>) -> Result<()> {
-        Err(nothing_packed())
-    }
 }
 
 /// A dynamic or differencing image.
@@ -112,14 +108,6 @@ impl Layer for Blocks {
     fn files(&self) -> &[Arc<dyn ReadAt>] {
         &self.files
     }
-
-    fn unpack(&self, _unit: u64, _out: &mut Vec<u8>) -> Result<()> {
-        Err(nothing_packed())
-    }
-}
-
-fn nothing_packed() -> Error {
-    Error::damaged("a VHD has nothing packed")
 }
 
 /// Open a VHD.

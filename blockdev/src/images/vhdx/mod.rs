@@ -124,10 +124,6 @@ impl Layer for Vhdx {
     fn files(&self) -> &[Arc<dyn ReadAt>] {
         &self.files
     }
-
-    fn unpack(&self, _unit: u64, _out: &mut Vec<u8>) -> Result<()> {
-        Err(Error::damaged("a VHDX has nothing packed"))
-    }
 }
 
 /// Open a VHDX.

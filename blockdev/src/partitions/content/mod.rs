@@ -5,11 +5,11 @@
 
 mod special;
 
-use super::{
+use super::{lvm, md};
+use crate::{
+    ReadAt, Result,
     fields::{read, slice, text, uuid},
-    lvm, md,
 };
-use crate::{ReadAt, Result};
 
 /// A kind of filesystem, or of container that holds one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

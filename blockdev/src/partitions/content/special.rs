@@ -1,10 +1,10 @@
 //! The kinds whose signature, label or identity takes more than looking at one place.
 
-use super::{
-    super::fields::{be32, be64, le16, le32, le64, read, slice, text, utf16, uuid},
-    Content, FsKind,
+use super::{Content, FsKind};
+use crate::{
+    ReadAt, Result,
+    fields::{be32, be64, le16, le32, le64, read, slice, text, utf16, uuid},
 };
-use crate::{ReadAt, Result};
 
 /// Looks for one kind: the volume, and its head as read.
 pub type Probe = fn(&dyn ReadAt, &[u8]) -> Result<Option<Content>>;

@@ -9,7 +9,6 @@ use std::{
 use super::{
     super::{
         Assembled, Member,
-        fields::{le32, le64, read},
         map::{Map, Target},
         raid::{Area, Layout, MEMBERS_MAX, Parity, ParityPlace, Raid},
     },
@@ -17,7 +16,10 @@ use super::{
     snapshot::{PairsLeft, Snapshot},
     thin::{Pool, Thin},
 };
-use crate::{BlockDevice, Error, ErrorKind, Result};
+use crate::{
+    BlockDevice, Error, ErrorKind, Result,
+    fields::{le32, le64, read},
+};
 
 /// Logical volumes within logical volumes: a thin volume over a pool over a raid is four.
 const DEPTH_MAX: usize = 12;

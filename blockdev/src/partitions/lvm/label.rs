@@ -3,7 +3,7 @@
 
 use crc_fast::{CrcAlgorithm, Digest};
 
-use super::super::fields::{le32, le64, read, slice};
+use crate::fields::{le32, le64, read, slice};
 use crate::{Error, ReadAt, Result};
 
 const SECTOR: u64 = 512;

@@ -9,11 +9,12 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use super::super::{
+use super::super::raid::Area;
+use crate::{
+    BlockDevice, Error, ErrorKind, Result,
     fields::{le32, le64, read},
-    raid::Area,
+    images::layer::Run,
 };
-use crate::{BlockDevice, Error, ErrorKind, Result, images::layer::Run};
 
 const MAGIC: u32 = 0x7041_6e53;
 const VERSION: u32 = 1;

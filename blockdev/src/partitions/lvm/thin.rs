@@ -9,12 +9,10 @@ use std::sync::Arc;
 use crc_fast::{CrcAlgorithm, checksum};
 use quick_cache::sync::Cache;
 
-use super::super::{
-    fields::{le32, le64, read},
-    raid::Area,
-};
+use super::super::raid::Area;
 use crate::{
     BlockDevice, Error, Result,
+    fields::{le32, le64, read},
     images::layer::{Place, Run},
 };
 

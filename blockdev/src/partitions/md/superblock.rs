@@ -1,7 +1,7 @@
 //! What a member of an md array says of itself and of the array: superblocks of version 0.90 (at the end of the device)
 //! and of version 1 (1.0 at the end, 1.1 at the beginning, 1.2 four KiB behind it). See the kernel's `md_p.h`.
 
-use super::super::fields::{le16, le32, le64, read, slice, text, uuid};
+use crate::fields::{le16, le32, le64, read, slice, text, uuid};
 use crate::{ReadAt, Result};
 
 const MAGIC: u32 = 0xa92b_4efc;

@@ -1,0 +1,17 @@
+//! FAT12, FAT16 and FAT32.
+
+use std::sync::Arc;
+
+use blockdev::{BlockDevice, Error, Result};
+
+use crate::FileSystem;
+
+/// The filesystem on `device`.
+///
+/// # Errors
+///
+/// When it is not one, or has features that cannot be read.
+pub fn open(device: Arc<dyn BlockDevice>) -> Result<Arc<dyn FileSystem>> {
+    let _ = device;
+    Err(Error::unsupported("fat cannot be read yet"))
+}

@@ -295,6 +295,11 @@ impl BlockDevice for Harmed {
     }
 }
 
+/// Runs of [`flip_metadata`] in one test: few for every day, as many as `REVENANT_FLIPS` says for a long look.
+pub fn flip_runs() -> u64 {
+    std::env::var("REVENANT_FLIPS").ok().and_then(|n| n.parse().ok()).unwrap_or(40)
+}
+
 /// What must be true of a harmed filesystem.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Expect {

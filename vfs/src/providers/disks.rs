@@ -8,7 +8,7 @@ use blockdev::{
     images::{self, Disk, Image, gate::Neighbours},
 };
 
-use super::{folder::Child, ino};
+use super::{file_attributes, folder::Child, ino};
 use crate::node::{self, Attributes, Dir, File, Inode, Node, StoredDigest, Time, Xattr};
 
 /// Opens an image.
@@ -113,21 +113,7 @@ impl Inode for Face {
             Kind::Raw => self.disk.image.get()?.disk.size(),
             _ => self.open()?.size(),
         };
-        let time = self.disk.time;
-        Ok(Attributes {
-            ino: self.ino,
-            kind: node::Kind::File,
-            permissions: 0o440,
-            nlink: 1,
-            uid: 0,
-            gid: 0,
-            rdev: (0, 0),
-            size,
-            allocated: size,
-            atime: time,
-            mtime: time,
-            ctime: time,
-        })
+        Ok(file_attributes(self.ino, 0o440, size, self.disk.time))
     }
 
     fn xattrs(&self) -> Result<Vec<Xattr>> {

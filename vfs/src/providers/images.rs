@@ -1,4 +1,4 @@
-//! `images/<file name>/disks/disk0.*`: disk images that lie outside any backup.
+//! `images/<file name>/{disks/disk0.*,files/...}`: disk images that lie outside any backup.
 
 use std::{
     collections::BTreeSet,
@@ -14,6 +14,7 @@ use blockdev::{
 
 use super::{
     disks::{LazyImage, Subject, faces},
+    files::{Guest, NamedDisk},
     folder::{Child, Folder},
     ino,
 };
@@ -26,11 +27,9 @@ use crate::node::Time;
 /// When one of them is not there.
 pub fn folder(paths: &[PathBuf]) -> Result<Folder> {
     let mut taken = BTreeSet::new();
-    let mut children = Vec::new();
-    let mut newest = Time::default();
+    let mut subjects = Vec::new();
     for path in paths {
         let time = modified(path)?;
-        newest = newest.max(time);
         let file_name = path.file_name().map_or_else(|| "image".into(), |n| n.to_string_lossy().into_owned());
         // Images of one name in different folders.
         let mut name = file_name.clone();
@@ -41,11 +40,23 @@ pub fn folder(paths: &[PathBuf]) -> Result<Folder> {
             name = format!("{file_name}-{n}");
         }
         let identity = [b"image\0", path.as_os_str().as_encoded_bytes()].concat();
-        let subject = Subject { image: image(path.clone(), file_name), identity: identity.clone(), time };
-        let disks = Folder::lazy(ino(&[&identity, b"disks"]), time, move || Ok(faces("disk0", &subject)));
-        children.push(Child::folder(name, Folder::of(ino(&[&identity]), time, vec![Child::folder("disks", disks)])));
+        subjects.push((name, Subject { image: image(path.clone(), file_name), identity, time }));
     }
+    // Volumes may lie on several of them.
+    let all = Arc::new(subjects.iter().map(|(name, s)| (name.clone(), Arc::clone(&s.image))).collect());
+    let newest = subjects.iter().map(|(_, s)| s.time).max().unwrap_or_default();
+    let children = subjects.into_iter().map(|(name, subject)| one(name, subject, &all)).collect();
     Ok(Folder::of(ino(&[b"images"]), newest, children))
+}
+
+/// The folder of one image.
+fn one(name: String, subject: Subject, all: &Arc<Vec<NamedDisk>>) -> Child {
+    let Subject { image, identity, time } = &subject;
+    let own = vec![(name.clone(), Arc::clone(image))];
+    let guest = Guest::new(own, Arc::clone(all), identity.clone(), *time);
+    let (number, disks_number, time) = (ino(&[identity]), ino(&[identity, b"disks"]), *time);
+    let disks = Folder::lazy(disks_number, time, move || Ok(faces("disk0", &subject)));
+    Child::folder(name, Folder::of(number, time, vec![Child::folder("disks", disks), guest.of_only_disk()]))
 }
 
 /// The image at `path` of the host; its other files are looked for in its folder and nowhere else.

@@ -51,12 +51,14 @@ pub struct Disk {
 #[derive(Default)]
 pub struct Units {
     /// By owner, layer and unit.
-    cache: OnceLock<Cache<(u64, u32, u64), Arc<[u8]>, ByBytes>>,
+    cache: OnceLock<UnitCache>,
     owners: AtomicU64,
 }
 
+type UnitCache = Cache<(u64, u32, u64), Arc<[u8]>, ByBytes>;
+
 impl Units {
-    fn cache(&self) -> &Cache<(u64, u32, u64), Arc<[u8]>, ByBytes> {
+    fn cache(&self) -> &UnitCache {
         self.cache.get_or_init(|| Cache::with_weighter(UNPACKED_EXPECTED, UNPACKED_MAX, ByBytes))
     }
 }

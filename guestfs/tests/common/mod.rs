@@ -2,6 +2,9 @@
 //! comparison of a whole tree with such a manifest, and the test that harms metadata.
 #![allow(dead_code, reason = "each test program uses some of it")]
 
+#[path = "../../../tests/src/random.rs"]
+mod random;
+
 use std::{
     collections::BTreeMap,
     ops::ControlFlow,
@@ -17,6 +20,7 @@ use blockdev::{
     partitions::{Survey, survey},
 };
 use guestfs::{FileId, FileSystem, Kind};
+pub use random::Random;
 use sha2::{Digest, Sha256};
 
 /// Entries of one directory that are asked for at once: small, so that going on from a cookie is tested too.
@@ -385,22 +389,4 @@ pub fn flip_metadata(
         }
     }
     println!("{runs} runs: {refused} refused, {with_errors} with errors");
-}
-
-/// A seeded generator (splitmix64).
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `end`, which is not 0.
-    pub fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
 }

@@ -17,6 +17,7 @@ pub mod fields;
 pub mod file;
 pub mod images;
 pub mod layers;
+pub mod origin;
 pub mod overlay;
 pub mod partitions;
 mod read_at;

@@ -5,7 +5,9 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use blockdev::{BlockDevice, BlockSizes, Error, ErrorKind, Extent, ExtentKind, MappedRun, ReadAt, Result};
+use blockdev::{
+    BlockDevice, BlockSizes, Error, ErrorKind, Extent, ExtentKind, MappedRun, ReadAt, Result, origin::Origin,
+};
 
 /// What is in the place of a block.
 pub enum Patch {
@@ -130,6 +132,13 @@ impl ReadAt for Patched {
         match self.at(offset) {
             (end, None) => self.device.map(offset, len.min(end - offset)),
             _ => None,
+        }
+    }
+
+    fn origin_at(&self, offset: u64, limit: u64) -> Result<Origin> {
+        match self.at(offset) {
+            (end, None) => self.device.origin_at(offset, limit.min(end - offset)),
+            (end, Some(_)) => Ok(Origin::unknown(limit.min(end - offset))),
         }
     }
 }

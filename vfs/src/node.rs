@@ -171,6 +171,11 @@ pub trait File: Inode {
         Ok(None)
     }
 
+    /// A number that stands for the content: two files of the same number have the same. `None` where that is not known.
+    fn identity(&self) -> Option<u64> {
+        None
+    }
+
     /// Alternate data streams of the file (Windows), by name: kept beside it as `name:stream`.
     ///
     /// # Errors

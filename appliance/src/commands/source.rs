@@ -9,7 +9,7 @@ use blockdev::{
 };
 use vfs::{
     node::{File, Node},
-    providers::disks::NodeFolder,
+    providers::disks::{self, NodeFolder},
 };
 
 use super::{Opened, open};
@@ -89,7 +89,12 @@ impl<'a> Disks<'a> {
         Ok(disks)
     }
 
-    fn tree(&self) -> Result<&Opened> {
+    /// The tree.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be opened.
+    pub fn tree(&self) -> Result<&Opened> {
         if self.opened.get().is_none() {
             let opened = open(self.cli)?;
             let _only_here = self.opened.set(opened);
@@ -105,14 +110,15 @@ impl<'a> Disks<'a> {
                 let Node::Dir(folder) = self.tree()?.resolve(OsStr::new(folder))? else {
                     return Err(Error::not_found(format!("{folder} is not in the tree")));
                 };
-                Arc::new(images::open(name, file.open()?, format, &NodeFolder(folder))?)
+                Arc::new(images::open(name, disks::content(file)?, format, &NodeFolder(folder))?)
             }
         };
         Ok(DiskSource { identity: label.as_bytes().to_vec(), label: label.to_owned(), image })
     }
 }
 
-fn is_host_path(name: &OsStr) -> bool {
+/// Whether `name` is a file of the host rather than a path of the tree.
+pub fn is_host_path(name: &OsStr) -> bool {
     let text = name.to_string_lossy();
     let top = text.trim_start_matches(['/', '.']).split('/').next().unwrap_or_default();
     !TOPS.contains(&top) || Path::new(name).exists()

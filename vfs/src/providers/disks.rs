@@ -6,6 +6,7 @@ use blockdev::{
     BlockDevice, ReadAt, Result,
     containers::{self, Kind},
     images::{self, Disk, Image, gate::Neighbours},
+    origin::Identified,
 };
 
 use super::{file_attributes, folder::Child, ino};
@@ -53,13 +54,26 @@ pub fn image_in(folder: Arc<dyn Dir>, name: Vec<u8>) -> Arc<LazyImage> {
     })
 }
 
+/// The content of `file`, which tells its origin where that is known.
+///
+/// # Errors
+///
+/// When it cannot be opened.
+pub fn content(file: &dyn File) -> Result<Arc<dyn ReadAt>> {
+    let content = file.open()?;
+    Ok(match file.identity() {
+        Some(number) => Arc::new(Identified::new(content, number)),
+        None => content,
+    })
+}
+
 /// The files of a folder of the tree, for images that need others.
 pub struct NodeFolder(pub Arc<dyn Dir>);
 
 impl NodeFolder {
     fn open(&self, name: &[u8]) -> Result<Option<Arc<dyn ReadAt>>> {
         match self.0.lookup(name)? {
-            Some(Node::File(file)) => file.open().map(Some),
+            Some(Node::File(file)) => content(file.as_ref()).map(Some),
             _ => Ok(None),
         }
     }

@@ -6,7 +6,7 @@ use std::{
     ops::ControlFlow,
 };
 
-use blockdev::{Error, Result};
+use blockdev::{Error, ReadAt, Result};
 use serde_json::{Value, json};
 use vfs::{
     diff::{self, Change, Difference, Summary, changed_blocks},

@@ -19,6 +19,7 @@ pub mod images;
 pub mod layers;
 pub mod origin;
 pub mod overlay;
+pub mod ovf;
 pub mod partitions;
 mod read_at;
 mod shared;

@@ -57,22 +57,36 @@ pub struct Chain {
     /// Clusters that can be read.
     len: u32,
     end: End,
+    /// Whether it may end before it has all clusters that were asked for.
+    may_end: bool,
     /// The copy of the table that it was read in.
     copy: u8,
+}
+
+/// Which chain is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Wanted {
+    /// Its first cluster, which exists.
+    pub first: u32,
+    /// How many clusters of it.
+    pub needed: u32,
+    /// Whether it may end before.
+    pub may_end: bool,
 }
 
 impl Chain {
     /// `len` clusters that follow each other without a table saying so.
     pub fn contiguous(first: u32, len: u32) -> Self {
-        Self { runs: vec![Run { index: 0, cluster: first, len: len.max(1) }], len, end: End::Enough, copy: 0 }
+        Self { runs: vec![Run { index: 0, cluster: first, len: len.max(1) }], len, end: End::Enough, may_end: false, copy: 0 }
     }
 
-    /// Walks the chain from `first`, which exists, until it has `needed` clusters without a loop among them.
+    /// Walks the chain that is `wanted` until it has as many clusters as needed without a loop among them.
     ///
     /// # Errors
     ///
     /// When the table cannot be read.
-    pub fn walk(table: &Table, heap: &Heap, copy: u8, first: u32, needed: u32) -> Result<Self> {
+    pub fn walk(table: &Table, heap: &Heap, copy: u8, wanted: Wanted) -> Result<Self> {
+        let Wanted { first, needed, may_end } = wanted;
         let mut cursor = table.cursor(copy);
         let mut runs = Runs::new(first);
         // A loop is found as Brent does it: the walker meets where it was at the last power of two. One among the first
@@ -109,7 +123,7 @@ impl Chain {
         };
         let len = walked.min(needed);
         let end = if walked >= needed { End::Enough } else { end };
-        Ok(Self { runs: runs.done(), len, end, copy })
+        Ok(Self { runs: runs.done(), len, end, may_end, copy })
     }
 
     /// Bytes of memory that it takes.
@@ -122,24 +136,23 @@ impl Chain {
         self.len
     }
 
-    /// Whether it has all clusters that were asked for.
-    pub const fn is_whole(&self) -> bool {
-        matches!(self.end, End::Enough)
-    }
-
-    /// Whether it has all clusters that were asked for, or ends with a mark before.
-    pub const fn is_ended(&self) -> bool {
-        matches!(self.end, End::Enough | End::Marked)
+    /// Whether it ends as it should.
+    pub const fn is_good(&self) -> bool {
+        match self.end {
+            End::Enough => true,
+            End::Marked => self.may_end,
+            _ => false,
+        }
     }
 
     /// Whether it is to be preferred to what another copy of the table says.
     pub const fn is_better_than(&self, other: &Self) -> bool {
-        self.is_whole() || (self.is_ended() && !other.is_ended()) || self.len > other.len
+        self.is_good() || self.len > other.len
     }
 
-    /// That it is damaged where it ends; `None` when it ends with a mark or has all that was asked for.
+    /// What is wrong with it behind its last cluster, if something is.
     pub fn damage(&self) -> Option<Error> {
-        (!self.is_ended()).then(|| self.broken(&self.why()))
+        (!self.is_good()).then(|| self.broken(&self.why()))
     }
 
     /// The error for what would come after the end.

@@ -16,7 +16,7 @@ use blockdev::{BlockDevice, Error, Result};
 use quick_cache::{Weighter, sync::Cache};
 
 pub use self::{
-    chain::{Chain, Run},
+    chain::{Chain, Run, Wanted},
     content::Content,
     table::{Layout, Table, Width},
 };
@@ -69,14 +69,14 @@ impl Heap {
 pub struct Clusters {
     heap: Heap,
     table: Table,
-    kept: Cache<(u32, u32), Arc<Chain>, ByBytes>,
+    kept: Cache<Wanted, Arc<Chain>, ByBytes>,
 }
 
 #[derive(Clone)]
 struct ByBytes;
 
-impl Weighter<(u32, u32), Arc<Chain>> for ByBytes {
-    fn weight(&self, _: &(u32, u32), chain: &Arc<Chain>) -> u64 {
+impl Weighter<Wanted, Arc<Chain>> for ByBytes {
+    fn weight(&self, _: &Wanted, chain: &Arc<Chain>) -> u64 {
         chain.bytes() as u64 + 128
     }
 }
@@ -111,7 +111,7 @@ impl Clusters {
     ///
     /// When there is no such cluster or the table cannot be read; `Damaged` when more is needed than the volume has.
     pub fn chain(&self, first: u32, needed: u64) -> Result<Arc<Chain>> {
-        self.best(first, self.bounded(first, needed)?, Chain::is_whole)
+        self.best(Wanted { first, needed: self.bounded(first, needed)?, may_end: false })
     }
 
     /// The chain that begins with cluster `first`, as far as the mark at its end, at most `max` clusters.
@@ -120,15 +120,15 @@ impl Clusters {
     ///
     /// As [`chain`](Self::chain).
     pub fn chain_to_end(&self, first: u32, max: u64) -> Result<Arc<Chain>> {
-        let max = self.bounded(first, max.min(self.heap.count.into()))?;
-        self.best(first, max, Chain::is_ended)
+        let needed = self.bounded(first, max.min(self.heap.count.into()))?;
+        self.best(Wanted { first, needed, may_end: true })
     }
 
-    fn best(&self, first: u32, needed: u32, is_good: fn(&Chain) -> bool) -> Result<Arc<Chain>> {
-        self.kept.get_or_insert_with(&(first, needed), || {
-            let walk = |copy| Chain::walk(&self.table, &self.heap, copy, first, needed);
+    fn best(&self, wanted: Wanted) -> Result<Arc<Chain>> {
+        self.kept.get_or_insert_with(&wanted, || {
+            let walk = |copy| Chain::walk(&self.table, &self.heap, copy, wanted);
             let mut best = walk(self.table.first_copy());
-            if !best.as_ref().is_ok_and(is_good)
+            if !best.as_ref().is_ok_and(Chain::is_good)
                 && let Some(Ok(other)) = self.table.other_copy().map(walk)
                 && best.as_ref().map_or(true, |best| other.is_better_than(best))
             {
@@ -217,7 +217,7 @@ mod tests {
         let chain = clusters.chain_to_end(2, 100).unwrap();
         assert_eq!(clusters.run_at(&chain, 0, None).unwrap(), Run { index: 0, cluster: 2, len: 3 });
         assert_eq!(all(&clusters, &chain, false), [2, 3, 4, 6, 5]);
-        assert!(chain.is_ended() && chain.damage().is_none());
+        assert!(chain.is_good() && chain.damage().is_none());
     }
 
     #[test]
@@ -227,7 +227,7 @@ mod tests {
         for needed in 1..=7 {
             let chain = clusters.chain(2, needed).unwrap();
             assert_eq!(u64::from(chain.len()), needed.min(6), "{needed} needed");
-            assert_eq!(chain.is_whole(), needed <= 6);
+            assert_eq!(chain.is_good(), needed <= 6);
             assert_eq!(all(&clusters, &chain, false), (2..2 + chain.len()).collect::<Vec<_>>());
         }
         let chain = clusters.chain_to_end(2, 7).unwrap();

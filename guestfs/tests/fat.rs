@@ -70,7 +70,7 @@ impl Made {
         let mut arguments = vec!["-i", image, "-s", "-Q", "-m"];
         arguments.extend(tops.iter().map(String::as_str));
         arguments.push("::/");
-        if tops.len() > 0 {
+        if !tops.is_empty() {
             run("mcopy", &arguments);
         }
         for (name, _) in files.iter().step_by(2) {
@@ -221,7 +221,12 @@ fn the_second_table_helps_where_the_first_is_damaged() {
             harmed[from..start + len].fill(0);
             let fs = filesystem(&[in_memory(harmed.clone())]);
             assert_manifest(fs.as_ref(), &manifest, |_| false);
-            assert_eq!(fs.info().notes.iter().any(|n| n.contains("second one is read")), noted, "{:?}", fs.info().notes);
+            assert_eq!(
+                fs.info().notes.iter().any(|n| n.contains("second one is read")),
+                noted,
+                "{:?}",
+                fs.info().notes
+            );
             // Both: what had clusters beyond its first cannot be read, and says so.
             harmed[start + len + 12..start + 2 * len].fill(0);
             let fs = filesystem(&[in_memory(harmed)]);
@@ -292,7 +297,9 @@ fn numbers_that_were_not_given_are_harmless() {
     let Some(image) = lab("vol/fat16.raw") else { return };
     let fs = filesystem(&[device(&image)]);
     let mut random = Random(1);
-    for number in [0, 1, 2, 31, 32, u64::MAX, u64::MAX - 31].into_iter().chain((0..2000).map(|_| random.below(64 << 20))) {
+    for number in
+        [0, 1, 2, 31, 32, u64::MAX, u64::MAX - 31].into_iter().chain((0..2000).map(|_| random.below(64 << 20)))
+    {
         let file = FileId::of(number);
         let _ = (fs.metadata(file), fs.lookup(file, b"x"), fs.content(file).map(|layer| layer.run_at(0, 1)));
         let _ = entries(fs.as_ref(), file);

@@ -20,9 +20,9 @@ use crate::{
     DirEntry, FileId, FileSystem, Info, Kind, Metadata, Time, Usage, Xattr,
     fat::{
         clusters::{Chain, Clusters, Content, Table},
-        index::{Named, Names, Sink},
         slots::{Region, SLOT, Slots},
     },
+    index::{Named, Names, Sink},
 };
 
 /// The root directory, which has no entry.
@@ -74,7 +74,7 @@ impl ExFat {
     /// The set of `file`, which is not the root, with the right checksum.
     fn set(&self, file: FileId) -> Result<Set> {
         let place = file.number & !IN_CONTIGUOUS;
-        let cluster = self.boot.heap.cluster_of(place).filter(|_| place % SLOT as u64 == 0);
+        let cluster = self.boot.heap.cluster_of(place).filter(|_| place.is_multiple_of(SLOT as u64));
         let (cluster, within) = cluster.ok_or_else(|| no_such(file))?;
         // The set may go on in the next clusters.
         let span = self.boot.heap.needed(u64::from(within) + (SLOTS_MAX * SLOT) as u64);
@@ -131,16 +131,17 @@ impl ExFat {
     }
 
     /// The entries of the directory `dir` from slot `from` on.
-    fn entries(&self, dir: FileId, from: u32, sink: &mut Sink<'_>) -> Result<()> {
+    fn entries(&self, dir: FileId, from: u64, sink: &mut Sink<'_>) -> Result<()> {
         let (region, is_contiguous) = self.region(dir)?;
         let mark = if is_contiguous { IN_CONTIGUOUS } else { 0 };
         let (mut assembler, mut was_cut_short) = (Assembler::default(), false);
-        self.slots.visit(&region, from, &mut |slot| {
+        self.slots.visit(&region, u32::try_from(from).unwrap_or(u32::MAX), &mut |slot| {
             Ok(match assembler.push(&slot) {
                 Step::Nothing => ControlFlow::Continue(()),
                 Step::End => ControlFlow::Break(()),
                 Step::Set(set) => {
-                    let (file, kind, first, next) = (FileId::of(set.place | mark), set.kind(), set.first, set.next());
+                    let (file, kind) = (FileId::of(set.place | mark), set.kind());
+                    let (first, next) = (set.first.into(), set.next().into());
                     let flow = sink(Named { name: set.name(), file, kind, first, next });
                     was_cut_short = flow.is_break();
                     flow
@@ -148,9 +149,9 @@ impl ExFat {
             })
         })?;
         match assembler.damaged {
-            Some(place) if !was_cut_short => {
-                Err(Error::damaged(format!("the directory entry at byte {place} is not a whole one: a file is missing")))
-            }
+            Some(place) if !was_cut_short => Err(Error::damaged(format!(
+                "the directory entry at byte {place} is not a whole one: a file is missing"
+            ))),
             _ => Ok(()),
         }
     }
@@ -218,8 +219,7 @@ impl FileSystem for ExFat {
     }
 
     fn list(&self, dir: FileId, cookie: u64, sink: &mut dyn FnMut(DirEntry) -> ControlFlow<()>) -> Result<()> {
-        let Ok(from) = u32::try_from(cookie) else { return Ok(()) };
-        self.entries(dir, from, &mut |named| sink(named.into()))
+        self.entries(dir, cookie, &mut |named| sink(named.into()))
     }
 
     fn metadata(&self, file: FileId) -> Result<Metadata> {

@@ -70,7 +70,7 @@ impl Boot {
         let bytes = |sectors: u64| sectors * u64::from(sector_size);
         let root_start = u64::from(reserved) + u64::from(copies) * table_sectors;
         let data = root_start + root_bytes.div_ceil(sector_size.into());
-        let clusters = sectors.checked_sub(data).unwrap_or(0) / u64::from(per_cluster);
+        let clusters = sectors.saturating_sub(data) / u64::from(per_cluster);
         if clusters == 0 {
             return Err(wrong(format_args!("{sectors} sectors, of which {data} are for tables")));
         }

@@ -230,7 +230,7 @@ mod tests {
     #[test]
     fn long_names_are_put_together() {
         let long = LONG.map(slot);
-        assert_eq!(entries(&long), [("\u{420}усский текст.doc".replace('\u{420}', "Р"), 0)]);
+        assert_eq!(entries(&long), [("Русский текст.doc".to_owned(), 0)]);
         assert_eq!(entries(&[slot(CASE_BITS), long[0], long[1], long[2]])[0], ("~tilde$.tmp".to_owned(), 0));
     }
 

@@ -10,7 +10,7 @@
 //! exFAT is made of the same parts, and uses these too:
 //!
 //! * `clusters`: the table, chains of clusters as runs, and the content of files;
-//! * `slots`: the slots of a directory; `index`: where in a large directory a name is;
+//! * `slots`: the slots of a directory;
 //! * `times`: the packed date and time.
 //!
 //! # What is shown, and how
@@ -24,7 +24,6 @@
 mod boot;
 pub(crate) mod clusters;
 mod entry;
-pub(crate) mod index;
 mod oem;
 pub(crate) mod slots;
 pub(crate) mod times;

@@ -16,10 +16,12 @@ use super::{
     boot::{self, Boot, Root},
     clusters::{Clusters, Content, Layout, Table, Width},
     entry::{Assembler, Short, Step},
-    index::{Named, Names, Sink},
     slots::{Region, SLOT, Slots},
 };
-use crate::{DirEntry, FileId, FileSystem, Info, Kind, Metadata, Time, Usage, Xattr};
+use crate::{
+    DirEntry, FileId, FileSystem, Info, Kind, Metadata, Time, Usage, Xattr,
+    index::{Named, Names, Sink},
+};
 
 /// The root directory, which has no entry: a number that no entry can have, since all are at multiples of 32.
 const ROOT: u64 = 1;
@@ -59,7 +61,8 @@ impl Fat {
             boot.table = Layout { first: other, other: Some(boot.table.first), ..boot.table };
             notes.push("the first file allocation table is damaged: the second one is read".to_owned());
         }
-        let table = Table::new(Arc::clone(&device), boot.table);
+        let content = partitions::detect(device.as_ref())?.filter(|content| content.kind == boot.kind());
+        let table = Table::new(device, boot.table);
         notes.extend(state(&boot, &table));
         let clusters = Arc::new(Clusters::new(boot.heap, table));
         let root = match boot.root {
@@ -69,7 +72,6 @@ impl Fat {
                 Region::Chain(chain.map_err(|e| e.context("the root directory"))?)
             }
         };
-        let content = partitions::detect(device.as_ref())?.filter(|content| content.kind == boot.kind());
         let (label, uuid) = content.map_or((None, None), |content| (content.label, content.uuid));
         let info = Info { kind: boot.kind(), label, uuid, block_size: boot.heap.size, notes };
         let slots = Slots::new(Arc::clone(&clusters));
@@ -83,7 +85,7 @@ impl Fat {
             Region::Fixed { start, len } => (*start..start.saturating_add(*len)).contains(&place),
             Region::Chain(_) => false,
         };
-        if place % SLOT as u64 != 0 || !(in_root(&self.root) || self.boot.heap.cluster_of(place).is_some()) {
+        if !place.is_multiple_of(SLOT as u64) || !(in_root(&self.root) || self.boot.heap.cluster_of(place).is_some()) {
             return Err(no_such(file));
         }
         let short = Short(self.slots.at(place)?);
@@ -105,16 +107,16 @@ impl Fat {
     }
 
     /// The entries of the directory `dir` from slot `from` on.
-    fn entries(&self, dir: FileId, from: u32, sink: &mut Sink<'_>) -> Result<()> {
+    fn entries(&self, dir: FileId, from: u64, sink: &mut Sink<'_>) -> Result<()> {
         let region = self.region(dir)?;
         let mut assembler = Assembler::new();
-        self.slots.visit(&region, from, &mut |slot| {
+        self.slots.visit(&region, u32::try_from(from).unwrap_or(u32::MAX), &mut |slot| {
             Ok(match assembler.push(&slot) {
                 Step::Nothing => ControlFlow::Continue(()),
                 Step::End => ControlFlow::Break(()),
                 Step::Entry { name, first } => {
                     let (file, kind) = (FileId::of(slot.place), Short(*slot.bytes).kind());
-                    sink(Named { name, file, kind, first, next: slot.index.saturating_add(1) })
+                    sink(Named { name, file, kind, first: first.into(), next: u64::from(slot.index) + 1 })
                 }
             })
         })
@@ -165,8 +167,7 @@ impl FileSystem for Fat {
     }
 
     fn list(&self, dir: FileId, cookie: u64, sink: &mut dyn FnMut(DirEntry) -> ControlFlow<()>) -> Result<()> {
-        let Ok(from) = u32::try_from(cookie) else { return Ok(()) };
-        self.entries(dir, from, &mut |named| sink(named.into()))
+        self.entries(dir, cookie, &mut |named| sink(named.into()))
     }
 
     fn metadata(&self, file: FileId) -> Result<Metadata> {

@@ -77,7 +77,13 @@ pub struct Wanted {
 impl Chain {
     /// `len` clusters that follow each other without a table saying so.
     pub fn contiguous(first: u32, len: u32) -> Self {
-        Self { runs: vec![Run { index: 0, cluster: first, len: len.max(1) }], len, end: End::Enough, may_end: false, copy: 0 }
+        Self {
+            runs: vec![Run { index: 0, cluster: first, len: len.max(1) }],
+            len,
+            end: End::Enough,
+            may_end: false,
+            copy: 0,
+        }
     }
 
     /// Walks the chain that is `wanted` until it has as many clusters as needed without a loop among them.

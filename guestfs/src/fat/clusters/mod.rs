@@ -190,7 +190,8 @@ mod tests {
     /// Clusters whose tables are `copies`, entries of 32 bits from that of cluster 2 on.
     fn clusters(copies: &[&[u32]]) -> Clusters {
         let count = copies[0].len() as u32;
-        let table: Vec<u8> = copies.iter().flat_map(|c| [0, 0].iter().chain(*c)).flat_map(|e| e.to_le_bytes()).collect();
+        let table: Vec<u8> =
+            copies.iter().flat_map(|c| [0, 0].iter().chain(*c)).flat_map(|e| e.to_le_bytes()).collect();
         let len = table.len() as u64 / copies.len() as u64;
         let other = (copies.len() > 1).then_some(1);
         let layout = Layout { width: Width::Fat32, start: 0, len, entries: count + 2, first: 0, other };

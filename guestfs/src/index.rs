@@ -1,9 +1,8 @@
-//! Where in a directory a name is.
+//! Where in a directory a name is, for families that have nothing to look it up with.
 //!
-//! FAT and exFAT have no order in their directories, and nothing that leads to a name: who looks for one reads them from
-//! the front. Here the first look into a directory reads it whole and keeps a hash of each name and its slot, eight bytes
-//! a name; every further one costs one hash and the reading of one entry. (The hash that exFAT stores with each name is
-//! of the name in upper case by a table of the volume: it would find no more and is wrong where a writer was.)
+//! FAT and exFAT have no order in their directories: who looks for a name reads them from the front. (ReFS has one, by
+//! rules of case that nobody has written down.) Here the first look into a directory reads it whole and keeps a hash of
+//! each name and where its entry is, sixteen bytes a name; every further one costs one hash and the reading of one entry.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -20,7 +19,7 @@ use crate::{DirEntry, FileId, Kind};
 const KEPT_MAX: u64 = 16 << 20;
 
 /// Names of a directory of which that is kept; of a larger one each lookup reads from the front.
-const NAMES_MAX: usize = 1 << 20;
+const NAMES_MAX: usize = 1 << 19;
 
 /// Directories that the cache is made for: so few that it has one part only, in which the largest has room.
 const EXPECTED: usize = 32;
@@ -34,15 +33,15 @@ pub struct Named {
     pub file: FileId,
     /// Its type.
     pub kind: Kind,
-    /// Its first slot.
-    pub first: u32,
-    /// The slot behind it.
-    pub next: u32,
+    /// Where it is in its directory, as the family counts.
+    pub first: u64,
+    /// Where what comes after it is: its cookie.
+    pub next: u64,
 }
 
 impl From<Named> for DirEntry {
     fn from(named: Named) -> Self {
-        Self { name: named.name, id: named.file, kind: named.kind, cookie: named.next.into() }
+        Self { name: named.name, id: named.file, kind: named.kind, cookie: named.next }
     }
 }
 
@@ -51,19 +50,19 @@ pub type Sink<'a> = dyn FnMut(Named) -> ControlFlow<()> + 'a;
 
 /// Names of directories, by their hashes.
 pub struct Names {
-    kept: Cache<u64, Arc<Index>, ByBytes>,
+    kept: Cache<FileId, Arc<Index>, ByBytes>,
     hasher: RandomState,
 }
 
-/// Hashes and slots of a directory's names in the order of the hashes; `None` when there are too many.
-type Index = Option<Vec<(u32, u32)>>;
+/// Hashes and places of a directory's names in the order of the hashes; `None` when there are too many.
+type Index = Option<Vec<(u32, u64)>>;
 
 #[derive(Clone)]
 struct ByBytes;
 
-impl Weighter<u64, Arc<Index>> for ByBytes {
-    fn weight(&self, _: &u64, index: &Arc<Index>) -> u64 {
-        index.as_ref().as_ref().map_or(0, |index| index.capacity() as u64 * 8) + 96
+impl Weighter<FileId, Arc<Index>> for ByBytes {
+    fn weight(&self, _: &FileId, index: &Arc<Index>) -> u64 {
+        index.as_ref().as_ref().map_or(0, |index| index.capacity() as u64 * 16) + 96
     }
 }
 
@@ -73,7 +72,7 @@ impl Names {
         Self { kept: Cache::with_weighter(EXPECTED, KEPT_MAX, ByBytes), hasher: RandomState::new() }
     }
 
-    /// The entry `name` of the directory `dir`. `list` gives the entries of it from a slot on.
+    /// The entry `name` of the directory `dir`. `list` gives the entries of it from a place on.
     ///
     /// # Errors
     ///
@@ -82,25 +81,25 @@ impl Names {
         &self,
         dir: FileId,
         name: &[u8],
-        list: &dyn Fn(u32, &mut Sink<'_>) -> Result<()>,
+        list: &dyn Fn(u64, &mut Sink<'_>) -> Result<()>,
     ) -> Result<Option<FileId>> {
         let wanted = self.hash(name);
         let mut found = None;
-        let index = self.kept.get_or_insert_with(&dir.number, || {
+        let index = self.kept.get_or_insert_with(&dir, || {
             let mut index = Some(Vec::new());
             list(0, &mut |named| {
                 if found.is_none() && named.name == name {
                     found = Some(named.file);
                 }
                 match &mut index {
-                    Some(slots) if slots.len() < NAMES_MAX => slots.push((self.hash(&named.name), named.first)),
+                    Some(places) if places.len() < NAMES_MAX => places.push((self.hash(&named.name), named.first)),
                     _ => index = None,
                 }
                 ControlFlow::Continue(())
             })?;
-            if let Some(slots) = &mut index {
-                slots.sort_unstable();
-                slots.shrink_to_fit();
+            if let Some(places) = &mut index {
+                places.sort_unstable();
+                places.shrink_to_fit();
             }
             Ok(Arc::new(index))
         });
@@ -111,21 +110,21 @@ impl Names {
         };
         let Some(index) = index.as_ref() else { return self.first(0, name, usize::MAX, list) };
         let start = index.partition_point(|(hash, _)| *hash < wanted);
-        for (_, slot) in index.iter().skip(start).take_while(|(hash, _)| *hash == wanted) {
-            if let Some(found) = self.first(*slot, name, 1, list)? {
+        for (_, place) in index.iter().skip(start).take_while(|(hash, _)| *hash == wanted) {
+            if let Some(found) = self.first(*place, name, 1, list)? {
                 return Ok(Some(found));
             }
         }
         Ok(None)
     }
 
-    /// The entry `name` among the first `count` from slot `from` on.
+    /// The entry `name` among the first `count` from `from` on.
     fn first(
         &self,
-        from: u32,
+        from: u64,
         name: &[u8],
         mut count: usize,
-        list: &dyn Fn(u32, &mut Sink<'_>) -> Result<()>,
+        list: &dyn Fn(u64, &mut Sink<'_>) -> Result<()>,
     ) -> Result<Option<FileId>> {
         let mut found = None;
         let listed = list(from, &mut |named| {

@@ -31,7 +31,9 @@ pub fn run(cli: &Cli, paths: &[OsString], options: &DiffOptions) -> Result<u8> {
     let tree = disks.tree()?;
     match (tree.resolve(before)?, tree.resolve(after)?) {
         (Node::Dir(old), Node::Dir(new)) => {
-            let outcome = trees(cli, &*files(old)?, &*files(new)?, options);
+            let shared = shared(&disks, before, after)?;
+            let how = diff::Options { content: options.content, shared };
+            let outcome = trees(cli, &*files(old)?, &*files(new)?, how);
             tree.tell_missing(paths);
             outcome
         }
@@ -48,10 +50,33 @@ fn files(folder: std::sync::Arc<dyn Dir>) -> Result<std::sync::Arc<dyn Dir>> {
     }
 }
 
-fn trees(cli: &Cli, before: &dyn Dir, after: &dyn Dir, options: &DiffOptions) -> Result<u8> {
+/// Whether the disks on which two folders of guests lie are states of one another.
+fn shared(disks: &Disks<'_>, before: &OsStr, after: &OsStr) -> Result<bool> {
+    let of = |path: &OsStr| {
+        let path = path.to_string_lossy();
+        let mut parts = path.split('/').filter(|p| !p.is_empty());
+        let point = match parts.next() {
+            Some("machines") => format!("machines/{}/{}", parts.next()?, parts.next()?),
+            Some("images") => format!("images/{}", parts.next()?),
+            _ => return None,
+        };
+        disks.several(OsStr::new(&point), None).ok()
+    };
+    let (Some(old), Some(new)) = (of(before), of(after)) else { return Ok(false) };
+    for a in &old {
+        for b in &new {
+            if diff::share_origins(a.image.disk.as_ref(), b.image.disk.as_ref())? {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+fn trees(cli: &Cli, before: &dyn Dir, after: &dyn Dir, options: diff::Options) -> Result<u8> {
     let mut lines = Lines::new(cli);
     let mut outcome = Ok(());
-    let compared = diff::trees(before, after, diff::Options { content: options.content }, &mut |difference| {
+    let compared = diff::trees(before, after, options, &mut |difference| {
         outcome = lines.difference(&difference);
         if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });

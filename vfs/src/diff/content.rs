@@ -17,6 +17,17 @@ pub struct Buffers {
     right: Vec<u8>,
 }
 
+/// What may be taken to be the same without being read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// Only what has the same origin.
+    Nothing,
+    /// Also what has an origin that is not known.
+    Unknown,
+    /// All.
+    All,
+}
+
 /// How two ranges are to each other.
 enum Known {
     /// The same.
@@ -26,7 +37,7 @@ enum Known {
 }
 
 /// How the bytes at `at` are to each other, as far as their origin says it, and for how many bytes that is so.
-fn known(a: &dyn ReadAt, b: &dyn ReadAt, at: u64, limit: u64, trusted: bool) -> Result<(u64, Known)> {
+fn known(a: &dyn ReadAt, b: &dyn ReadAt, at: u64, limit: u64, trust: Trust) -> Result<(u64, Known)> {
     let Origin { len: left_len, source: left } = a.origin_at(at, limit)?;
     let Origin { len: right_len, source: right } = b.origin_at(at, limit)?;
     let len = left_len.min(right_len).min(limit);
@@ -34,8 +45,8 @@ fn known(a: &dyn ReadAt, b: &dyn ReadAt, at: u64, limit: u64, trusted: bool) -> 
         return Err(Error::damaged(format!("nothing is known of byte {at}")));
     }
     let same = match (left, right) {
-        (Source::Unknown, _) | (_, Source::Unknown) => trusted,
-        (left, right) => left == right,
+        (Source::Unknown, _) | (_, Source::Unknown) => trust != Trust::Nothing,
+        (left, right) => left == right || trust == Trust::All,
     };
     Ok((len, if same { Known::Same } else { Known::No }))
 }
@@ -70,19 +81,19 @@ fn read_both(
     Ok(ControlFlow::Continue(()))
 }
 
-/// Whether two contents of the same size differ. With `trusted`, what is not known is taken to be the same.
+/// Whether two contents of the same size differ. What may be trusted is taken to be the same.
 ///
 /// # Errors
 ///
 /// When one cannot be read.
-pub fn differ(a: &dyn ReadAt, b: &dyn ReadAt, trusted: bool, buffers: &mut Buffers, read: &mut u64) -> Result<bool> {
+pub fn differ(a: &dyn ReadAt, b: &dyn ReadAt, trust: Trust, buffers: &mut Buffers, read: &mut u64) -> Result<bool> {
     let size = a.size();
     if size != b.size() {
         return Ok(true);
     }
     let mut at = 0;
     while at < size {
-        let (len, known) = known(a, b, at, size - at, trusted)?;
+        let (len, known) = known(a, b, at, size - at, trust)?;
         if let Known::No = known {
             *read += 2 * len;
             let whole = CHUNK as usize;
@@ -91,6 +102,24 @@ pub fn differ(a: &dyn ReadAt, b: &dyn ReadAt, trusted: bool, buffers: &mut Buffe
             }
         }
         at += len;
+    }
+    Ok(false)
+}
+
+/// Whether two disks have stored bytes of the same origin: then one was made on the other, or both on a third.
+///
+/// # Errors
+///
+/// When one cannot tell where its bytes are.
+pub fn share_origins(a: &dyn ReadAt, b: &dyn ReadAt) -> Result<bool> {
+    let size = a.size().min(b.size());
+    let mut at = 0;
+    while at < size {
+        let (left, right) = (a.origin_at(at, size - at)?, b.origin_at(at, size - at)?);
+        if left.source == right.source && matches!(left.source, Source::Stored { .. }) {
+            return Ok(true);
+        }
+        at += left.len.min(right.len).max(1);
     }
     Ok(false)
 }
@@ -126,7 +155,7 @@ pub fn changed_blocks(
     let mut open: Option<Range<u64>> = None;
     let mut at = 0;
     while at < common {
-        let (len, known) = known(a, b, at, common - at, false)?;
+        let (len, known) = known(a, b, at, common - at, Trust::Nothing)?;
         let mut end = at + len;
         if let Known::No = known {
             // Whole blocks are compared, though the origin changes within one.
@@ -190,14 +219,14 @@ mod tests {
         let a = Concat::new([part(1, 7, shared), part(2, 1, 100_000), part(3, 5, 5000)]).expect("parts");
         let b = Concat::new([part(1, 7, shared), part(4, 1, 100_000), part(3, 5, 5000)]).expect("parts");
         let mut read = 0;
-        assert!(!differ(&a, &b, false, &mut Buffers::default(), &mut read).expect("readable"));
+        assert!(!differ(&a, &b, Trust::Nothing, &mut Buffers::default(), &mut read).expect("readable"));
         assert_eq!(read, 200_000, "what has the same origin is not read");
         let c = Concat::new([part(1, 7, shared), part(5, 2, 100_000), part(3, 5, 5000)]).expect("parts");
-        assert!(differ(&a, &c, true, &mut Buffers::default(), &mut read).expect("readable"));
+        assert!(differ(&a, &c, Trust::Unknown, &mut Buffers::default(), &mut read).expect("readable"));
         // Plain bytes have no origin: they are trusted or read.
         let (plain, other) = (vec![1; 1000], vec![2; 1000]);
-        assert!(!differ(&plain, &other, true, &mut Buffers::default(), &mut read).expect("readable"));
-        assert!(differ(&plain, &other, false, &mut Buffers::default(), &mut read).expect("readable"));
+        assert!(!differ(&plain, &other, Trust::Unknown, &mut Buffers::default(), &mut read).expect("readable"));
+        assert!(differ(&plain, &other, Trust::Nothing, &mut Buffers::default(), &mut read).expect("readable"));
     }
 
     #[test]

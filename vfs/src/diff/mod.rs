@@ -10,7 +10,8 @@ use std::{collections::BTreeMap, ops::ControlFlow};
 
 use blockdev::{Error, ErrorKind, Result};
 
-pub use self::content::{Changed, changed_blocks};
+use self::content::Trust;
+pub use self::content::{Changed, changed_blocks, share_origins};
 use crate::node::{Attributes, Dir, File, Kind, Node};
 
 /// Directories in each other that are followed.
@@ -24,6 +25,9 @@ const ENTRIES_MAX: usize = 20_000_000;
 pub struct Options {
     /// Compare all content that is not known to be the same, also of files whose size and times are the same.
     pub content: bool,
+    /// Both are states of the same disks, which share what did not change ([`share_origins`]): so what a file whose size
+    /// and times are the same has elsewhere now was written in between, and is compared.
+    pub shared: bool,
 }
 
 /// One difference.
@@ -228,7 +232,13 @@ impl Walk<'_> {
         let untouched = (a.size, a.mtime, a.ctime) == (b.size, b.mtime, b.ctime);
         match (old, new) {
             (Node::File(old), Node::File(new)) => {
-                if a.size != b.size || self.differ(old.as_ref(), new.as_ref(), untouched && !self.options.content)? {
+                let trust = match self.options {
+                    Options { content: true, .. } => Trust::Nothing,
+                    _ if !untouched => Trust::Nothing,
+                    Options { shared: true, .. } => Trust::Unknown,
+                    _ => Trust::All,
+                };
+                if a.size != b.size || self.differ(old.as_ref(), new.as_ref(), trust)? {
                     what.push("content");
                 }
             }
@@ -256,8 +266,8 @@ impl Walk<'_> {
         Ok(what)
     }
 
-    fn differ(&mut self, old: &dyn File, new: &dyn File, trusted: bool) -> Result<bool> {
-        if old.identity().is_some() && old.identity() == new.identity() {
+    fn differ(&mut self, old: &dyn File, new: &dyn File, trust: Trust) -> Result<bool> {
+        if trust == Trust::All || (old.identity().is_some() && old.identity() == new.identity()) {
             return Ok(false);
         }
         if let (Some(old), Some(new)) = (old.digest()?, new.digest()?)
@@ -266,7 +276,7 @@ impl Walk<'_> {
             return Ok(old.value != new.value);
         }
         let (old, new) = (old.open()?, new.open()?);
-        content::differ(old.as_ref(), new.as_ref(), trusted, &mut self.buffers, &mut self.summary.bytes_read)
+        content::differ(old.as_ref(), new.as_ref(), trust, &mut self.buffers, &mut self.summary.bytes_read)
     }
 }
 

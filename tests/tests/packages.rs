@@ -43,7 +43,7 @@ fn shown(path: &Path) -> &str {
 fn raws(revenant: &Revenant, point: &str, folder: &Path) -> Vec<PathBuf> {
     let disk = |n| {
         let raw = folder.join(format!("disk{n}.raw"));
-        revenant.run(["convert", &format!("{point}/disks/disk{n}.raw"), shown(&raw)]).good();
+        let _said = revenant.run(["convert", &format!("{point}/disks/disk{n}.raw"), shown(&raw)]).good();
         raw
     };
     (0..2).map(disk).collect()
@@ -54,7 +54,7 @@ fn a_machine_becomes_an_archive_that_others_read() {
     let (_volumes, revenant, point) = machine();
     let folder = temp();
     let ova = folder.path().join("web01.ova");
-    revenant.run(["convert", "--verify", &point, shown(&ova)]).good();
+    let _said = revenant.run(["convert", "--verify", &point, shown(&ova)]).good();
     let raws = raws(&revenant, &point, folder.path());
     if tool("tar", &["-C", shown(folder.path()), "-xf", shown(&ova)]).is_none() {
         return;
@@ -86,7 +86,7 @@ fn a_package_is_a_source_like_any_other() {
     let raws = raws(&revenant, &point, folder.path());
     for name in ["web01.ova", "web01.ovf"] {
         let package = folder.path().join(name);
-        revenant.run(["convert", &point, shown(&package)]).good();
+        let _said = revenant.run(["convert", &point, shown(&package)]).good();
         let inspected =
             run_within(bare(["inspect", "--json", shown(&package)]).stdin(Stdio::null()), LIMIT).good().json();
         assert_eq!(inspected.as_array().map(Vec::len), Some(2), "{name}");

@@ -37,10 +37,14 @@ impl Mount {
         if let Some(fs) = &*opened {
             return Ok(Arc::clone(fs));
         }
-        let fs =
-            self.found.open().map_err(|e: Error| e.context(format_args!("{} ({})", self.place, self.found.kind)))?;
+        let fs = self.found.open().map_err(|e| self.named(e))?;
         *opened = Some(Arc::clone(&fs));
         Ok(fs)
+    }
+
+    /// An error in it, with the volume it lies on.
+    pub fn named(&self, error: Error) -> Error {
+        error.context(format_args!("{} ({})", self.place, self.found.kind))
     }
 
     /// Where unpacked pieces of its files are kept.

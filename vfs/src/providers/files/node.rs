@@ -43,8 +43,13 @@ impl Guest {
         if let Some(known) = self.metadata.get() {
             return Ok(known);
         }
-        let found = self.fs.metadata(self.id)?;
+        let found = self.asked(self.fs.metadata(self.id))?;
         Ok(self.metadata.get_or_init(|| found))
+    }
+
+    /// An answer of the filesystem; an error says where it lies.
+    fn asked<T>(&self, answer: Result<T>) -> Result<T> {
+        answer.map_err(|e| self.mount.named(e))
     }
 
     /// The content that `layer` maps, as a file that can be read.
@@ -94,7 +99,7 @@ macro_rules! inode {
             }
 
             fn xattrs(&self) -> Result<Vec<Xattr>> {
-                self.0.fs.xattrs(self.0.id)
+                self.0.asked(self.0.fs.xattrs(self.0.id))
             }
         }
     )*};
@@ -110,17 +115,18 @@ impl Dir for GuestDir {
     fn lookup(&self, name: &[u8]) -> Result<Option<Node>> {
         let Guest { fs, id, .. } = &self.0;
         let found = match names::meant(name) {
-            Meant::Exactly(stored) => fs.lookup(*id, &stored)?,
+            Meant::Exactly(stored) => self.0.asked(fs.lookup(*id, &stored))?,
             Meant::Nothing => None,
             Meant::ShownSo => {
                 let mut found = None;
-                fs.list(*id, 0, &mut |entry| {
+                let listed = fs.list(*id, 0, &mut |entry| {
                     if *names::shown(&entry.name) == *name {
                         found = Some(entry.id);
                         return ControlFlow::Break(());
                     }
                     ControlFlow::Continue(())
-                })?;
+                });
+                self.0.asked(listed)?;
                 found
             }
         };
@@ -129,20 +135,21 @@ impl Dir for GuestDir {
 
     fn list(&self, cookie: u64, sink: &mut dyn FnMut(Entry) -> ControlFlow<()>) -> Result<()> {
         let Guest { fs, id, mount, .. } = &self.0;
-        fs.list(*id, cookie, &mut |entry| {
+        let listed = fs.list(*id, cookie, &mut |entry| {
             let ino = number(mount, entry.id);
             let name = match names::shown(&entry.name) {
                 Cow::Borrowed(_) => entry.name,
                 Cow::Owned(shown) => shown,
             };
             sink(Entry { name, kind: entry.kind, ino, cookie: entry.cookie })
-        })
+        });
+        self.0.asked(listed)
     }
 }
 
 impl File for GuestFile {
     fn open(&self) -> Result<Arc<dyn ReadAt>> {
-        self.0.open(self.0.fs.content(self.0.id)?)
+        self.0.open(self.0.asked(self.0.fs.content(self.0.id))?)
     }
 
     fn digest(&self) -> Result<Option<StoredDigest>> {
@@ -150,7 +157,7 @@ impl File for GuestFile {
     }
 
     fn alternate_streams(&self) -> Result<Vec<(Vec<u8>, Node)>> {
-        let streams = self.0.fs.streams(self.0.id)?;
+        let streams = self.0.asked(self.0.fs.streams(self.0.id))?;
         let node = |stream: guestfs::Stream| {
             let guest = Guest::new(&self.0.mount, &self.0.fs, self.0.id);
             let name = names::shown(&stream.name).into_owned();
@@ -162,7 +169,7 @@ impl File for GuestFile {
 
 impl Symlink for GuestLink {
     fn target(&self) -> Result<Vec<u8>> {
-        self.0.fs.link_target(self.0.id)
+        self.0.asked(self.0.fs.link_target(self.0.id))
     }
 }
 
@@ -188,7 +195,7 @@ impl Inode for GuestStream {
 
 impl File for GuestStream {
     fn open(&self) -> Result<Arc<dyn ReadAt>> {
-        self.guest.open(self.guest.fs.stream(self.guest.id, &self.stream.name)?)
+        self.guest.open(self.guest.asked(self.guest.fs.stream(self.guest.id, &self.stream.name))?)
     }
 
     fn digest(&self) -> Result<Option<StoredDigest>> {

@@ -13,6 +13,8 @@ pub enum Patch {
     At(u64),
     /// These bytes, of one block's length.
     Bytes(Vec<u8>),
+    /// What should be there is damaged in the journal: reading the block is an error.
+    Lost,
 }
 
 /// Blocks in the place of others.
@@ -38,7 +40,7 @@ impl Patches {
     pub fn bytes(&mut self, number: u64) -> Option<&mut [u8]> {
         match self.blocks.get_mut(&number)? {
             Patch::Bytes(bytes) => Some(bytes),
-            Patch::At(_) => None,
+            Patch::At(_) | Patch::Lost => None,
         }
     }
 
@@ -107,6 +109,9 @@ impl ReadAt for Patched {
                 None => self.device.read_at(dest, at)?,
                 Some(Patch::At(place)) => self.device.read_at(dest, place.saturating_add(skip))?,
                 Some(Patch::Bytes(bytes)) => bytes.read_at(dest, skip)?,
+                Some(Patch::Lost) => {
+                    return Err(Error::damaged(format!("what belongs at byte {at} is damaged in the journal")));
+                }
             };
             if done < n {
                 return Err(Error::damaged(format!("the journal puts what lies behind the volume's end at byte {at}")));

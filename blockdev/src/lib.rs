@@ -3,10 +3,11 @@
 //! A backup file inside a Bacula volume, a disk image and a live VM's disk are all the same thing to
 //! whoever reads them: a size and bytes at offsets. This crate says what that means ([`ReadAt`], [`BlockDevice`],
 //! [`WriteAt`]) and what can go wrong ([`Error`]), reads the disk image formats ([`images`]), shows disks in them
-//! ([`containers`]), finds the volumes on disks ([`partitions`]), has the layers that are put between a source and a
+//! ([`containers`]), finds the volumes on disks ([`partitions`]), unpacks what is compressed ([`codec`]), has the layers that are put between a source and a
 //! door ([`layers`]), and the copy-on-write layer that makes a disk in a backup writable ([`overlay`]). It knows
 //! nobody; everybody knows it.
 
+pub mod codec;
 pub mod compare;
 pub mod containers;
 pub mod copy;

@@ -5,12 +5,11 @@
 //! other, so any of them can be decoded alone, on any thread. All decoders are bounded by what the caller
 //! allows: hostile input costs at most `limit` bytes of memory and time in proportion to them.
 
-mod lzo;
 pub mod win32;
 mod zlib;
 mod zstd;
 
-use blockdev::{Error, ErrorKind, Result};
+use blockdev::{Error, ErrorKind, Result, codec::lzo};
 
 use crate::stream::Compression;
 
@@ -105,7 +104,7 @@ pub fn decode(kind: Compression, input: &[u8], output: &mut Vec<u8>, limit: usiz
             Ok(())
         }
         Algorithm::Zlib => append(output, limit, 0, |room| zlib::decode(input, room)),
-        Algorithm::Lzo => append(output, limit, lzo::SLACK, |room| lzo::decode(input, room)),
+        Algorithm::Lzo => append(output, limit, lzo::SLACK, |room| Ok(lzo::decode(input, room)?)),
         Algorithm::Zstd => append(output, limit, 0, |room| zstd::decode(input, room)),
     }
 }
@@ -117,6 +116,15 @@ enum Failure {
     Room,
     /// The input is not what it should be.
     Damaged(Error),
+}
+
+impl From<lzo::Failure> for Failure {
+    fn from(failure: lzo::Failure) -> Self {
+        match failure {
+            lzo::Failure::Room => Self::Room,
+            lzo::Failure::Damaged(error) => Self::Damaged(error.context("a piece")),
+        }
+    }
 }
 
 /// Run `decoder` on room at the end of `output` and keep what it wrote.

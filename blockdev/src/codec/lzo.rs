@@ -1,4 +1,4 @@
-//! LZO1X decompression, for streams 29 to 33.
+//! LZO1X decompression.
 //!
 //! Written from the public description of the stream (Linux kernel, `Documentation/staging/lzo.rst`). The
 //! crates at hand are either under the GPL or copy byte by byte; this decoder moves 16 bytes at a time, in safe
@@ -9,15 +9,22 @@
 //! distance), then 0 to 3 literal bytes from the input; the low two bits of the instruction say how many. An
 //! instruction below 16 means a long run of literals when no literals came before it, otherwise a short match.
 
-use blockdev::Error;
-
-use super::Failure;
+use crate::Error;
 
 /// Bytes at the end of the room that are written by wide copies but are no output.
-pub(super) const SLACK: usize = WIDE;
+pub const SLACK: usize = WIDE;
 
 /// Step of the wide copies.
 const WIDE: usize = 16;
+
+/// Why the decoder stopped.
+#[derive(Debug)]
+pub enum Failure {
+    /// The room given does not suffice.
+    Room,
+    /// The input is not what it should be.
+    Damaged(Error),
+}
 
 /// What came before an instruction, which decides what one below 16 means.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -31,7 +38,11 @@ enum Before {
 }
 
 /// Decode `input` to the front of `room`, whose last [`SLACK`] bytes stay scratch; the bytes written.
-pub(super) fn decode(input: &[u8], room: &mut [u8]) -> Result<usize, Failure> {
+///
+/// # Errors
+///
+/// When it makes more than there is room for, or is not one whole stream.
+pub fn decode(input: &[u8], room: &mut [u8]) -> Result<usize, Failure> {
     let mut decoder = Decoder { input, read: 0, limit: room.len().saturating_sub(SLACK), room, written: 0 };
     let mut before = decoder.start()?;
     loop {
@@ -221,5 +232,5 @@ fn cut() -> Failure {
 
 #[cold]
 fn damaged(what: &str) -> Failure {
-    Failure::Damaged(Error::damaged(format!("the LZO data of a piece {what}")))
+    Failure::Damaged(Error::damaged(format!("LZO data {what}")))
 }

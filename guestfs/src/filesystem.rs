@@ -167,6 +167,11 @@ pub trait FileSystem: Send + Sync {
     /// Its topmost directory.
     fn root(&self) -> FileId;
 
+    /// The directory that a mount without options shows: the topmost one, but for a btrfs with another default subvolume.
+    fn default_root(&self) -> FileId {
+        self.root()
+    }
+
     /// The entry called `name` of `dir`, exactly so spelled.
     ///
     /// # Errors

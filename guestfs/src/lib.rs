@@ -7,6 +7,7 @@
 //! * [`FileSystem`]: what every family is to the rest of the world;
 //! * `ext`, `xfs`, `btrfs`, `ntfs`, `refs`, `fat`, `exfat`, `zfs`: the families, a folder each;
 //! * [`mod@open`]: which family reads a volume, and which volumes belong together;
+//! * [`resolve`]: paths as the guest resolves them; [`os`]: who the guest is, and how it saw its disks;
 //! * `blocks` (metadata that was read and found sound), `patched` (a device under a replayed journal), `inline` (content
 //!   that lies among metadata), `names` (UTF-16 names as bytes), `index` (names of directories without order): what
 //!   families share.
@@ -26,8 +27,10 @@ mod inline;
 mod names;
 mod ntfs;
 pub mod open;
+pub mod os;
 mod patched;
 mod refs;
+pub mod resolve;
 mod xfs;
 mod zfs;
 

@@ -24,6 +24,21 @@ impl Child {
         Self { name: name.into(), kind, ino, node }
     }
 
+    /// Its name.
+    pub fn name(&self) -> &[u8] {
+        &self.name
+    }
+
+    /// The node.
+    pub fn node(&self) -> Node {
+        self.node.clone()
+    }
+
+    /// Its line in a listing.
+    pub fn entry(&self, cookie: u64) -> Entry {
+        Entry { name: self.name.clone(), kind: self.kind, ino: self.ino, cookie }
+    }
+
     /// A folder of ours.
     pub fn folder(name: impl Into<Vec<u8>>, folder: Folder) -> Self {
         Self::new(name, Kind::Dir, folder.ino, Node::Dir(Arc::new(folder)))
@@ -87,8 +102,7 @@ impl Dir for Folder {
 
     fn list(&self, cookie: u64, sink: &mut dyn FnMut(Entry) -> ControlFlow<()>) -> Result<()> {
         for (child, cookie) in self.children()?.iter().zip(1..).skip(cookie as usize) {
-            let entry = Entry { name: child.name.clone(), kind: child.kind, ino: child.ino, cookie };
-            if sink(entry).is_break() {
+            if sink(child.entry(cookie)).is_break() {
                 break;
             }
         }

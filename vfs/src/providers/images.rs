@@ -15,7 +15,7 @@ use blockdev::{
 
 use super::{
     disks::{LazyImage, Subject, faces},
-    files::{Guest, NamedDisk},
+    files::{self, Guest, NamedDisk},
     folder::{Child, Folder},
     ino,
 };
@@ -78,11 +78,11 @@ impl Source {
             // An image's only disk has the image's name where volumes lie on several images.
             [only] => {
                 let own = vec![(name.clone(), Arc::clone(&only.image))];
-                Guest::new(own, Arc::clone(all), identity.clone(), time).of_only_disk()
+                files::folder(Guest::new(own, Arc::clone(all), identity.clone(), time), false)
             }
             several => {
                 let own = several.iter().enumerate().map(named).collect();
-                Guest::new(own, Arc::default(), identity.clone(), time).by_disk()
+                files::folder(Guest::new(own, Arc::default(), identity.clone(), time), true)
             }
         };
         let shown =

@@ -1,156 +1,111 @@
-//! `files/<disk>/<volume>/...`: the files of the guest, out of its disks.
+//! `files/<disk>/<volume>/...`: the files of the guest, out of its disks; and `files/root/...` (or `files/C:/...`), as
+//! the guest itself saw them.
 //!
-//! The disks are opened, and their volumes looked for, when the folder of a disk is first looked into; a filesystem
-//! when its volume is. A volume that lies on several disks is shown at the first, and linked from the others.
+//! The disks are opened, and their `volumes` looked for, when the folder of a disk is first looked into; a filesystem
+//! when its volume is (`mount`). A volume that lies on several disks is shown at the first, and linked from the
+//! others. `node` makes nodes of a filesystem's files, with `names` that the tree can show; `view` puts filesystems
+//! together as the guest had them mounted.
 
 mod mount;
 mod names;
 mod node;
+mod view;
+mod volumes;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{ops::ControlFlow, sync::Arc};
 
-use blockdev::{
-    BlockDevice, Result,
-    images::Disk,
-    partitions::{self, Survey},
-};
-use guestfs::Found;
+use blockdev::Result;
 
-use self::mount::Mount;
+use self::volumes::Shown;
+pub use self::volumes::{Guest, NamedDisk};
 use super::{
-    disks::LazyImage,
     folder::{Child, Folder, link},
-    ino,
+    folder_attributes,
 };
-use crate::node::{Kind, Node, Time};
+use crate::node::{Attributes, Dir, Entry, Inode, Kind, Node, Xattr};
 
-/// Disks looked at together in search of the other parts of a volume.
-const COMPANY_MAX: usize = 256;
-
-/// A disk by its name.
-pub type NamedDisk = (String, Arc<LazyImage>);
-
-/// The disks of a machine, and what is on them.
-pub struct Guest {
-    disks: Vec<NamedDisk>,
-    /// Disks that may have parts of the same volumes; they are looked at only when parts are missing.
-    company: Arc<Vec<NamedDisk>>,
-    /// Stands for this machine at this time, and for no other.
-    identity: Vec<u8>,
-    time: Time,
-    /// Whoever comes first looks; the others wait. A failure is not kept.
-    volumes: Mutex<Option<Arc<Vec<Shown>>>>,
+/// The folder `files` of `guest`: a folder for each disk, or the volumes of its only one.
+pub fn folder(guest: Arc<Guest>, by_disk: bool) -> Child {
+    let ino = guest.ino(&[b"files"]);
+    Child::new("files", Kind::Dir, ino, Node::Dir(Arc::new(Files { guest, by_disk })))
 }
 
-/// A volume with files.
-struct Shown {
-    name: String,
-    disks: Vec<String>,
-    mount: Arc<Mount>,
+struct Files {
+    guest: Arc<Guest>,
+    by_disk: bool,
 }
 
-impl Guest {
-    /// The machine of `disks`.
-    pub fn new(disks: Vec<NamedDisk>, company: Arc<Vec<NamedDisk>>, identity: Vec<u8>, time: Time) -> Arc<Self> {
-        Arc::new(Self { disks, company, identity, time, volumes: Mutex::new(None) })
-    }
-
-    /// The folder `files` with a folder for each disk.
-    pub fn by_disk(self: &Arc<Self>) -> Child {
-        let folder = |(name, _): &NamedDisk| {
-            let (guest, disk) = (Arc::clone(self), name.clone());
-            let ino = self.ino(&[b"files", name.as_bytes()]);
-            Child::folder(name.as_str(), Folder::lazy(ino, self.time, move || guest.of_disk(&disk)))
+impl Files {
+    /// What is told by the disks: folders of disks, or the volumes of the only one.
+    fn of_disks(&self) -> Result<Vec<Child>> {
+        let guest = &self.guest;
+        if !self.by_disk {
+            return guest.disks().next().map_or_else(|| Ok(Vec::new()), |disk| of_disk(guest, disk));
+        }
+        let folder = |name: &str| {
+            let (guest, disk) = (Arc::clone(guest), name.to_owned());
+            let ino = guest.ino(&[b"files", name.as_bytes()]);
+            Child::folder(name, Folder::lazy(ino, guest.time(), move || of_disk(&guest, &disk)))
         };
-        let folders = self.disks.iter().map(folder).collect();
-        Child::folder("files", Folder::of(self.ino(&[b"files"]), self.time, folders))
+        Ok(guest.disks().map(folder).collect())
     }
 
-    /// The folder `files` with the volumes of the only disk.
-    pub fn of_only_disk(self: &Arc<Self>) -> Child {
-        let guest = Arc::clone(self);
-        let all = move || match guest.disks.first() {
-            Some((name, _)) => guest.of_disk(name),
-            None => Ok(Vec::new()),
-        };
-        Child::folder("files", Folder::lazy(self.ino(&[b"files"]), self.time, all))
-    }
-
-    fn ino(&self, parts: &[&[u8]]) -> u64 {
-        ino(&[&[&self.identity[..]], parts].concat())
-    }
-
-    /// The volumes that have a part on the disk `name`.
-    fn of_disk(&self, name: &str) -> Result<Vec<Child>> {
-        // A disk that cannot be opened says so itself, whatever the others are.
-        if let Some((_, image)) = self.disks.iter().find(|(n, _)| n == name) {
-            image.get()?;
-        }
-        let ours = |disk: &String| self.disks.iter().any(|(n, _)| n == disk);
-        let child = |shown: &Shown| {
-            let place = shown.disks.iter().find(|d| ours(d))?;
-            if !shown.disks.iter().any(|d| d == name) {
-                return None;
-            }
-            if place != name {
-                let target = format!("../{place}/{}", shown.name);
-                let ino = self.ino(&[b"link", name.as_bytes(), shown.name.as_bytes()]);
-                return Some(link(shown.name.as_str(), target, ino, self.time));
-            }
-            let node: Node = node::root(&shown.mount);
-            Some(Child::new(shown.name.as_str(), Kind::Dir, shown.mount.place().0, node))
-        };
-        Ok(self.volumes()?.iter().filter_map(child).collect())
-    }
-
-    fn volumes(&self) -> Result<Arc<Vec<Shown>>> {
-        let mut kept = self.volumes.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(volumes) = &*kept {
-            return Ok(Arc::clone(volumes));
-        }
-        let own = opened(&self.disks);
-        let mut survey = partitions::survey(&own);
-        if is_part(&survey) {
-            let others = self.company.iter().filter(|(name, _)| !self.disks.iter().any(|(own, _)| own == name));
-            let others: Vec<_> = others.take(COMPANY_MAX).cloned().collect();
-            if !others.is_empty() {
-                survey = partitions::survey(&[own, opened(&others)].concat());
-            }
-        }
-        let found = guestfs::find(&survey.volumes);
-        let volumes = Arc::new(found.into_iter().filter_map(|f| self.shown(&survey, f)).collect());
-        *kept = Some(Arc::clone(&volumes));
-        Ok(volumes)
-    }
-
-    fn shown(&self, survey: &Survey, found: Found) -> Option<Shown> {
-        let volumes: Vec<_> = found.volumes.iter().filter_map(|v| survey.volumes.get(*v)).collect();
-        let name = volumes.first()?.name.clone();
-        let mut disks: Vec<String> = Vec::new();
-        for disk in volumes.iter().flat_map(|v| &v.disks) {
-            if !disks.contains(disk) {
-                disks.push(disk.clone());
-            }
-        }
-        let first = disks.iter().find(|d| self.disks.iter().any(|(own, _)| own == *d))?;
-        let key = [&self.identity[..], b"\0", first.as_bytes(), b"\0", name.as_bytes()].concat();
-        let place = format!("{first} {name}");
-        let mount = Mount::new(found, place, key.clone(), ino(&[b"volume", &key]), self.time);
-        Some(Shown { name, disks, mount })
+    /// What is told by the guest, which may be wrong: it comes last, and hides nothing.
+    fn of_guest(&self, taken: &[Child]) -> Result<Vec<Child>> {
+        let volumes = self.guest.volumes()?;
+        let mut seen = view::of(&volumes, &self.guest);
+        seen.retain(|child| !taken.iter().any(|t| t.name() == child.name()));
+        Ok(seen)
     }
 }
 
-/// Those of `disks` that can be opened.
-fn opened(disks: &[NamedDisk]) -> Vec<(String, Arc<dyn BlockDevice>)> {
-    let device = |(name, image): &NamedDisk| {
-        let disk: Arc<dyn BlockDevice> = Arc::<Disk>::clone(&image.get().ok()?.disk);
-        Some((name.clone(), disk))
+impl Inode for Files {
+    fn attributes(&self) -> Result<Attributes> {
+        Ok(folder_attributes(self.guest.ino(&[b"files"]), self.guest.time()))
+    }
+
+    fn xattrs(&self) -> Result<Vec<Xattr>> {
+        Ok(Vec::new())
+    }
+}
+
+impl Dir for Files {
+    fn lookup(&self, name: &[u8]) -> Result<Option<Node>> {
+        let own = self.of_disks()?;
+        if let Some(child) = own.iter().find(|c| c.name() == name) {
+            return Ok(Some(child.node()));
+        }
+        Ok(self.of_guest(&own)?.iter().find(|c| c.name() == name).map(Child::node))
+    }
+
+    fn list(&self, cookie: u64, sink: &mut dyn FnMut(Entry) -> ControlFlow<()>) -> Result<()> {
+        let mut children = self.of_disks()?;
+        children.extend(self.of_guest(&children)?);
+        for (child, cookie) in children.iter().zip(1..).skip(cookie as usize) {
+            if sink(child.entry(cookie)).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The volumes that have a part on the disk `name`.
+fn of_disk(guest: &Guest, name: &str) -> Result<Vec<Child>> {
+    // A disk that cannot be opened says so itself, whatever the others are.
+    guest.try_disk(name)?;
+    let child = |shown: &Shown| {
+        let place = shown.disks.iter().find(|d| guest.disks().any(|own| own == *d))?;
+        if !shown.disks.iter().any(|d| d == name) {
+            return None;
+        }
+        if place != name {
+            let target = format!("../{place}/{}", shown.name);
+            let ino = guest.ino(&[b"link", name.as_bytes(), shown.name.as_bytes()]);
+            return Some(link(shown.name.as_str(), target, ino, guest.time()));
+        }
+        let root = node::root(&shown.mount);
+        Some(Child::new(shown.name.as_str(), Kind::Dir, shown.mount.place().0, Node::Dir(root)))
     };
-    disks.iter().filter_map(device).collect()
-}
-
-/// Whether something on the disks may have parts elsewhere.
-fn is_part(survey: &Survey) -> bool {
-    let kinds = survey.volumes.iter().filter_map(|v| Some(v.content.as_ref()?.kind));
-    kinds.into_iter().any(|kind| kind.is_member() || guestfs::open::has_members(kind))
+    Ok(guest.volumes()?.shown.iter().filter_map(child).collect())
 }

@@ -22,8 +22,17 @@ use crate::{
 };
 
 /// The topmost directory of a filesystem. It is opened when it is first looked into.
-pub fn root(mount: &Arc<Mount>) -> Node {
-    Node::Dir(Arc::new(Top(Arc::clone(mount))))
+pub fn root(mount: &Arc<Mount>) -> Arc<dyn Dir> {
+    Arc::new(Top(Arc::clone(mount)))
+}
+
+/// The directory `id` of a filesystem.
+///
+/// # Errors
+///
+/// When the filesystem cannot be opened.
+pub fn dir(mount: &Arc<Mount>, id: FileId) -> Result<Arc<dyn Dir>> {
+    Ok(Arc::new(GuestDir(Guest::new(mount, &mount.filesystem()?, id))))
 }
 
 /// What all nodes have.

@@ -20,7 +20,7 @@ use volreader::block::Session;
 pub use self::discover::Path;
 use super::{
     disks::{Subject, faces, image_in},
-    files::Guest,
+    files::{self, Guest},
     folder::{Child, Folder},
     folder_attributes, ino,
     points::PointSet,
@@ -131,7 +131,7 @@ impl MachinePoint {
         let disks = self.disks.iter().flat_map(|d| faces(&d.name, &d.subject)).collect();
         let description = description::file(self, machine, ino(&[b"machine.json", &key]), time);
         let named = self.disks.iter().map(|d| (d.name.clone(), Arc::clone(&d.subject.image))).collect();
-        let files = Guest::new(named, Arc::default(), key.clone(), time).by_disk();
+        let files = files::folder(Guest::new(named, Arc::default(), key.clone(), time), true);
         vec![Child::folder("disks", Folder::of(ino(&[b"disks", &key]), time, disks)), files, description]
     }
 }

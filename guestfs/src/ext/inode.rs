@@ -215,6 +215,9 @@ impl Inode {
         let kind = self.kind()?;
         let id = |low: usize, high: usize| u32::from(le16(raw, low)) | u32::from(le16(raw, high)) << 16;
         let is_device = matches!(kind, Kind::CharDevice | Kind::BlockDevice);
+        let size = self.size(superblock)?;
+        // Like the kernel: content in the inode is where attributes are, and counts.
+        let inline = if kind == Kind::File && self.is(INLINE) { size.div_ceil(512).saturating_mul(512) } else { 0 };
         Ok(Metadata {
             kind,
             permissions: u32::from(le16(raw, 0)) & 0o7777,
@@ -222,8 +225,8 @@ impl Inode {
             uid: id(2, 120),
             gid: id(24, 122),
             rdev: if is_device { self.device() } else { (0, 0) },
-            size: self.size(superblock)?,
-            allocated: self.allocated(superblock),
+            size,
+            allocated: self.allocated(superblock).saturating_add(inline),
             accessed: self.time(8, 140),
             modified: self.time(16, 136),
             changed: self.time(12, 132),

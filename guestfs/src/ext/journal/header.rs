@@ -28,8 +28,9 @@ const CHECKSUMS_3: u32 = 0x10;
 const FAST_COMMIT: u32 = 0x20;
 const KNOWN: u32 = 0x3f;
 
-/// Blocks for fast commits where the superblock does not say how many.
+/// Blocks for fast commits where the superblock does not say how many, and those that must be left for the log.
 const FAST_BLOCKS: u32 = 256;
+const LOG_MIN: u32 = 1024;
 
 /// Which checksums a journal has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +65,8 @@ pub struct Header {
     /// Whether a commit may be written before its transaction: then the last one may be cut short.
     pub is_async: bool,
     has_fast_commits: bool,
+    /// Blocks of the log and of fast commits.
+    max: u64,
 }
 
 impl Header {
@@ -101,7 +104,7 @@ impl Header {
             (true, 0) => FAST_BLOCKS,
             (true, blocks) => blocks,
         };
-        let end = u64::from(max.saturating_sub(fast));
+        let end = u64::from(max.checked_sub(fast).filter(|end| *end >= LOG_MIN).unwrap_or(max));
         let (first, start) = (u64::from(be32(bytes, 20)), u64::from(be32(bytes, 28)));
         let is_sound = be32(bytes, 12) == block_size && u64::from(max) <= blocks && (1..end).contains(&first);
         if !is_sound || (start != 0 && !(first..end).contains(&start)) {
@@ -117,6 +120,7 @@ impl Header {
             is_64bit: incompatible & BIT64 != 0,
             is_async: incompatible & ASYNC_COMMIT != 0,
             has_fast_commits,
+            max: max.into(),
         })
     }
 
@@ -132,17 +136,17 @@ impl Header {
     }
 
     /// Whether there are fast commits for the transaction `sequence`, behind the last one in the log. They are behind the
-    /// log, and begin with a head that names the transaction ("Fast Commits").
+    /// log and a block that is not used, and begin with a head that names the transaction ("Fast Commits").
     ///
     /// # Errors
     ///
     /// When the place cannot be read.
     pub fn has_fast_commits(&self, log: &mut Log, sequence: u32) -> Result<bool> {
         const HEAD: u16 = 9;
-        if !self.has_fast_commits {
+        if !self.has_fast_commits || self.end + 1 >= self.max {
             return Ok(false);
         }
-        let block = log.block(self.end, 1)?;
+        let block = log.block(self.end + 1, 1)?;
         Ok(le16(block, 0) == HEAD && le32(block, 8) == sequence)
     }
 }

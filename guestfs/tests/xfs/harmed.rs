@@ -17,8 +17,9 @@ pub fn open_xfs(device: Arc<dyn BlockDevice>) -> Result<Arc<dyn FileSystem>> {
 
 #[test]
 fn of_the_lab() {
+    // Large: fewer runs.
     let Some(path) = lab("vol/xfs-v5-1k.raw") else { return };
-    flip_metadata(&device(&path), &open_xfs, flip_runs(), 600, Expect::TrueOrError);
+    flip_metadata(&device(&path), &open_xfs, flip_runs().div_ceil(4), 6000, Expect::TrueOrError);
 }
 
 /// All forms of directories, maps and attributes.

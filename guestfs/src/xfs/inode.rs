@@ -83,9 +83,9 @@ impl Inode {
     /// # Errors
     ///
     /// `NotFound` when it is free; `Damaged` when it contradicts itself.
-    pub fn parse(sb: &Superblock, number: u64, cluster: Arc<[u8]>, at: usize) -> Result<Self> {
+    pub fn parse(sb: &Superblock, number: u64, cluster: &Arc<[u8]>, at: usize) -> Result<Self> {
         let wrong = |what: &str| Error::damaged(format!("inode {number} {what}"));
-        let core = slice(&cluster, at, sb.inode_len());
+        let core = slice(cluster, at, sb.inode_len());
         if core.len() < sb.inode_len() || !core.starts_with(b"IN") {
             return Err(wrong("is none: its magic number is wrong"));
         }
@@ -133,7 +133,7 @@ impl Inode {
                 3 => Format::Tree,
                 other => return Err(wrong(&format!("has a fork of the unknown format {other}"))),
             };
-            Ok(Fork { format, cluster: Arc::clone(&cluster), range: at + range.start..at + range.end })
+            Ok(Fork { format, cluster: Arc::clone(cluster), range: at + range.start..at + range.end })
         };
         let data = fork(byte(core, 5), counts.0, forks.start..split)?;
         // An attribute fork that was never used says nothing of its format.
@@ -142,7 +142,7 @@ impl Inode {
             false => None,
         };
         let realtime = kind == Kind::File && be16(core, 90) & REALTIME != 0;
-        Ok(Self { number, kind, size, realtime, data, attributes, at, cluster: Arc::clone(&cluster) })
+        Ok(Self { number, kind, size, realtime, data, attributes, at, cluster: Arc::clone(cluster) })
     }
 
     /// What `stat` says.

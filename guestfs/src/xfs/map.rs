@@ -103,7 +103,7 @@ impl Map {
         let records = &records.as_chunks::<RECORD>().0;
         let records = records.get(..count).unwrap_or(records);
         let next = records.partition_point(|record| Record::of(record).from <= block);
-        if let Some(record) = next.checked_sub(1).and_then(|n| records.get(n)).map(|bytes| Record::of(bytes))
+        if let Some(record) = next.checked_sub(1).and_then(|n| records.get(n)).map(Record::of)
             && let skip = block - record.from
             && skip < record.len
         {

@@ -49,7 +49,7 @@ impl Volume {
         let end = (start + len).min(group.end).min(self.device().size());
         let len = usize::try_from(end.saturating_sub(start)).unwrap_or(0);
         let cluster = self.blocks.get(start, len, |_| Ok(()))?;
-        Inode::parse(&self.sb, number, cluster, usize::try_from(place - start).unwrap_or(usize::MAX))
+        Inode::parse(&self.sb, number, &cluster, usize::try_from(place - start).unwrap_or(usize::MAX))
     }
 
     /// The `len` bytes from block `block` of the fork `map` on, wherever their blocks are; `None` where the first of

@@ -1,5 +1,8 @@
 //! Volumes made here, with what the lab's lack.
 
+use std::{fs::File, os::unix::fs::FileExt};
+
+use crc_fast::{CrcAlgorithm, checksum};
 use guestfs::FileSystem;
 
 use crate::{
@@ -10,7 +13,11 @@ use crate::{
 
 /// Makes a volume with `options`, fills it through the kernel, and compares.
 fn assert_made(size: u64, options: &[&str], scale: usize) {
-    let Some(mut volume) = Volume::make(size, options) else { return };
+    let Some(volume) = Volume::make(size, options) else { return };
+    assert_volume(volume, options, scale);
+}
+
+fn assert_volume(mut volume: Volume, options: &[&str], scale: usize) {
     let Some(()) = volume.mount("defaults") else { return };
     tree::fill(&volume.root(), scale);
     volume.unmount();
@@ -23,7 +30,7 @@ fn assert_made(size: u64, options: &[&str], scale: usize) {
 
 /// The kernel keeps some blocks back, and has them neither free nor used.
 fn assert_usage(fs: &dyn FileSystem, volume: &Volume, options: &[&str]) {
-    let (found, expected) = (fs.usage().unwrap(), rustix::fs::statvfs(&volume.root()).unwrap());
+    let (found, expected) = (fs.usage().unwrap(), rustix::fs::statvfs(volume.root()).unwrap());
     assert_eq!(found.total, expected.f_blocks * expected.f_frsize, "{options:?}");
     let free = expected.f_bfree * expected.f_frsize;
     assert!(found.free >= free && found.free - free < found.total / 50, "{options:?}: {found:?}, {free} free");
@@ -53,4 +60,21 @@ fn large_inodes_old_times() {
 #[test]
 fn large_directory_blocks() {
     assert_made(320 << 20, &["-n", "size=65536", "-s", "size=4096", "-m", "reflink=0"], 1500);
+}
+
+/// Each file has attributes that say where it is in which directory. Newer tools make such volumes; here the features are
+/// switched on in the superblock of an empty one.
+#[test]
+fn parent_pointers() {
+    const EXCHANGE_RANGE_AND_PARENT: u8 = 0x40 | 0x80;
+    let Some(volume) = Volume::make(320 << 20, &[]) else { return };
+    let image = File::options().read(true).write(true).open(volume.image()).unwrap();
+    let mut sector = [0; 512];
+    image.read_exact_at(&mut sector, 0).unwrap();
+    sector[219] |= EXCHANGE_RANGE_AND_PARENT;
+    sector[224..228].fill(0);
+    let sum = checksum(CrcAlgorithm::Crc32Iscsi, &sector) as u32;
+    sector[224..228].copy_from_slice(&sum.to_le_bytes());
+    image.write_all_at(&sector, 0).unwrap();
+    assert_volume(volume, &["-i", "exchange=1", "-n", "parent=1"], 600);
 }

@@ -79,11 +79,15 @@ fn replay(sb: &Superblock, device: &Arc<dyn BlockDevice>) -> Result<Option<(Patc
     let mut replay = Replay::new(sb, device.as_ref(), cancelled);
     transactions::walk(sb, &physical, &active, &mut |reader, lsn, items| replay.commit(reader, lsn, items))?;
     let (patches, summary) = replay.finish()?;
-    let mut notes = vec![format!(
-        "it was not unmounted: {} transactions of its log were replayed in memory ({} sectors)",
-        summary.transactions,
-        patches.len()
-    )];
+    let mut notes = Vec::new();
+    // A volume that was frozen for its snapshot has all in its place.
+    if patches.len() > 0 {
+        notes.push(format!(
+            "it was not unmounted: its log was replayed in memory ({} transactions, {} sectors)",
+            summary.transactions,
+            patches.len()
+        ));
+    }
     if unfinished > 0 {
         notes.push(format!("{unfinished} changes of extents or attributes were begun and not finished"));
     }

@@ -43,6 +43,10 @@ const ITEM_REGIONS_MAX: u16 = 0x7fff;
 /// Transactions under way at once.
 const PENDING_MAX: usize = 1 << 12;
 
+/// How often a record is read, all in all: once to be taken apart, and some times for each transaction that it has a part
+/// of. Few transactions are written at once; a log that was made to be slow has many.
+const READ_AGAIN: u64 = 32;
+
 /// Bytes of a record's data.
 #[derive(Debug, Clone, Copy)]
 struct Piece {
@@ -74,20 +78,34 @@ impl Item {
 pub struct Reader<'a, D: ?Sized> {
     sb: &'a Superblock,
     log: &'a Physical<'a, D>,
-    /// The records that were read last, by their block.
-    last: RefCell<[Option<(u32, Arc<[u8]>)>; 2]>,
+    last: RefCell<Last>,
 }
+
+/// The records that were read last, by their block.
+struct Last {
+    records: [Option<(u32, Arc<[u8]>)>; 2],
+    /// Blocks that may still be read.
+    budget: u64,
+}
+
+/// What is called for a committed transaction: with what reads its regions, where it began, and its items.
+pub type Commit<'c, D> = dyn FnMut(&Reader<'_, D>, u64, &[Item]) -> Result<()> + 'c;
 
 impl<D: ReadAt + ?Sized> Reader<'_, D> {
     /// The data of the record at `block`.
     fn data(&self, block: u32) -> Result<Arc<[u8]>> {
         let mut last = self.last.borrow_mut();
-        if let Some((_, data)) = last.iter().flatten().find(|(kept, _)| *kept == block) {
+        if let Some((_, data)) = last.records.iter().flatten().find(|(kept, _)| *kept == block) {
             return Ok(Arc::clone(data));
         }
-        let data: Arc<[u8]> = Record::at(self.sb, self.log, block.into())?.data(self.log)?.into();
-        last.swap(0, 1);
-        last[0] = Some((block, Arc::clone(&data)));
+        let record = Record::at(self.sb, self.log, block.into())?;
+        last.budget = last
+            .budget
+            .checked_sub(record.blocks())
+            .ok_or_else(|| Error::new(ErrorKind::Limit, "its transactions are too entangled to be replayed"))?;
+        let data: Arc<[u8]> = record.data(self.log)?.into();
+        last.records.swap(0, 1);
+        last.records[0] = Some((block, Arc::clone(&data)));
         Ok(data)
     }
 
@@ -136,9 +154,10 @@ pub fn walk<D: ReadAt + ?Sized>(
     sb: &Superblock,
     log: &Physical<'_, D>,
     active: &Active,
-    commit: &mut dyn FnMut(&Reader<'_, D>, u64, &[Item]) -> Result<()>,
+    commit: &mut Commit<'_, D>,
 ) -> Result<()> {
-    let reader = Reader { sb, log, last: RefCell::default() };
+    let last = Last { records: [None, None], budget: active.blocks.saturating_mul(READ_AGAIN) };
+    let reader = Reader { sb, log, last: RefCell::new(last) };
     let mut pending = Pendings::default();
     let mut done = 0;
     while done < active.blocks {
@@ -163,7 +182,7 @@ fn operations<D: ReadAt + ?Sized>(
     record: &Record,
     block: u32,
     pending: &mut Pendings,
-    commit: &mut dyn FnMut(&Reader<'_, D>, u64, &[Item]) -> Result<()>,
+    commit: &mut Commit<'_, D>,
 ) -> Result<()> {
     let data = reader.data(block)?;
     let mut at = 0;

@@ -154,6 +154,14 @@ pub enum Command {
         #[command(flatten)]
         options: ConvertOptions,
     },
+    /// Show what differs between two points. Exit code: 0 nothing, 1 something, 2 not all could be compared
+    Diff {
+        /// Restore points of a machine, folders, or disks (in the tree, or image files of this machine): before, after
+        #[arg(value_name = "TREE-PATH|IMAGE", num_args = 0..=2)]
+        paths: Vec<OsString>,
+        #[command(flatten)]
+        options: DiffOptions,
+    },
     /// Show what disks are: format, allocation, partitions, filesystems
     Inspect {
         /// Disks in the tree, folders with the disks of one machine, or image files of this machine
@@ -237,6 +245,20 @@ pub struct NbdOptions {
     pub max_connections: usize,
 }
 
+/// How to compare.
+#[derive(Debug, Args)]
+pub struct DiffOptions {
+    /// Read also the content of files whose size and times are the same, where it is not known to be the same
+    #[arg(long)]
+    pub content: bool,
+    /// Compare the disks of both, and show the ranges of bytes that differ
+    #[arg(long)]
+    pub blocks: bool,
+    /// Bytes of the blocks in which disks are compared
+    #[arg(long, value_name = "BYTES", default_value_t = 65536)]
+    pub granularity: u32,
+}
+
 /// How to convert.
 #[derive(Debug, Args)]
 pub struct ConvertOptions {
@@ -314,6 +336,14 @@ impl Cli {
                 }
                 if from.is_none() || to.is_none() {
                     lacks("<TREE-PATH|IMAGE> <OUTPUT>");
+                }
+            }
+            Command::Diff { paths, .. } => {
+                if paths.len() < 2 {
+                    give_back(&mut options, paths);
+                }
+                if paths.len() != 2 {
+                    lacks("<TREE-PATH|IMAGE> <TREE-PATH|IMAGE>");
                 }
             }
             Command::Inspect { paths, .. } | Command::Export { protocol: Protocol::Nbd { paths, .. } } => {

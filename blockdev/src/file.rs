@@ -4,7 +4,10 @@ use std::{fs::File, os::fd::AsFd, path::Path};
 
 use rustix::fs::{FileType, SeekFrom};
 
-use crate::{BlockDevice, BlockSizes, Error, Extent, ExtentKind, MappedRun, ReadAt, Result};
+use crate::{
+    BlockDevice, BlockSizes, Error, Extent, ExtentKind, MappedRun, ReadAt, Result,
+    origin::{Origin, Source},
+};
 
 /// A file or block device of the host, opened for reading.
 #[derive(Debug)]
@@ -12,6 +15,8 @@ pub struct HostFile {
     file: File,
     name: String,
     size: u64,
+    /// Device and inode, for telling that two are the same file.
+    identity: u64,
 }
 
 impl HostFile {
@@ -39,7 +44,8 @@ impl HostFile {
             FileType::BlockDevice => rustix::fs::seek(&file, SeekFrom::End(0)).map_err(failed)?,
             _ => return Err(Error::invalid(format!("{name} is neither a file nor a block device"))),
         };
-        Ok(Self { file, name, size })
+        let identity = (stat.st_dev.rotate_left(40) ^ stat.st_ino).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        Ok(Self { file, name, size, identity })
     }
 }
 
@@ -91,6 +97,10 @@ impl ReadAt for HostFile {
     fn map(&self, offset: u64, len: u64) -> Option<MappedRun<'_>> {
         let len = len.min(self.size.checked_sub(offset)?);
         (len > 0).then_some(MappedRun { file: &self.file, offset, len })
+    }
+
+    fn origin_at(&self, offset: u64, limit: u64) -> Result<Origin> {
+        Ok(Origin { len: limit, source: Source::Stored { file: self.identity, offset } })
     }
 }
 

@@ -1,6 +1,6 @@
 //! The read side: a fixed size and bytes at offsets, from any thread.
 
-use crate::{Extent, ExtentKind, Result};
+use crate::{Extent, ExtentKind, Result, origin::Origin};
 
 /// Bytes of a fixed size that can be read at any offset by any number of threads at once.
 ///
@@ -33,6 +33,17 @@ pub trait ReadAt: Send + Sync {
     /// The longest prefix of `offset..offset + len` that lies as it is in one file of the host, for
     /// zero-copy doors and for `preadv`. `None` where bytes have to be computed or checked first.
     fn map(&self, offset: u64, len: u64) -> Option<MappedRun<'_>>;
+
+    /// Where the bytes from `offset` on come from: at most `limit` of them (not 0), all below the size. What computes
+    /// its bytes leaves it at saying that nothing is known.
+    ///
+    /// # Errors
+    ///
+    /// When telling it needs bytes that cannot be read.
+    fn origin_at(&self, offset: u64, limit: u64) -> Result<Origin> {
+        let _ = offset;
+        Ok(Origin::unknown(limit))
+    }
 }
 
 /// Bytes that lie as they are in a file of the host.

@@ -2,7 +2,7 @@
 
 use std::{ops::Range, sync::Arc};
 
-use crate::{BlockDevice, BlockSizes, Extent, MappedRun, ReadAt, Result, WriteAt};
+use crate::{BlockDevice, BlockSizes, Extent, MappedRun, ReadAt, Result, WriteAt, origin::Origin};
 
 impl<D: ReadAt + ?Sized> ReadAt for Arc<D> {
     fn size(&self) -> u64 {
@@ -19,6 +19,10 @@ impl<D: ReadAt + ?Sized> ReadAt for Arc<D> {
 
     fn map(&self, offset: u64, len: u64) -> Option<MappedRun<'_>> {
         (**self).map(offset, len)
+    }
+
+    fn origin_at(&self, offset: u64, limit: u64) -> Result<Origin> {
+        (**self).origin_at(offset, limit)
     }
 }
 

@@ -8,7 +8,8 @@
 //! * `ext`, `xfs`, `btrfs`, `ntfs`, `refs`, `fat`, `exfat`, `zfs`: the families, a folder each;
 //! * [`mod@open`]: which family reads a volume, and which volumes belong together;
 //! * `blocks` (metadata that was read and found sound), `patched` (a device under a replayed journal), `inline` (content
-//!   that lies among metadata), `names` (UTF-16 names as bytes): what families share.
+//!   that lies among metadata), `names` (UTF-16 names as bytes), `index` (names of directories without order): what
+//!   families share.
 //!
 //! The content of a file is a [`Layer`](blockdev::images::layer::Layer), as an image's is: a map from its bytes to places
 //! on the device. Reading, unpacking, caching, holes and zero-copy are therefore those of disks
@@ -20,6 +21,7 @@ mod exfat;
 mod ext;
 mod fat;
 mod filesystem;
+mod index;
 mod inline;
 mod names;
 mod ntfs;

@@ -79,7 +79,7 @@ pub fn open(kind: FsKind, devices: &[Arc<dyn BlockDevice>]) -> Result<Arc<dyn Fi
     match kind {
         FsKind::Ext2 | FsKind::Ext3 | FsKind::Ext4 => ext::open(first),
         FsKind::Xfs => xfs::open(first),
-        FsKind::Ntfs => ntfs::open(first),
+        FsKind::Ntfs => ntfs::open(&first),
         FsKind::Refs => refs::open(first),
         FsKind::Fat12 | FsKind::Fat16 | FsKind::Fat32 => fat::open(first),
         FsKind::ExFat => exfat::open(first),

@@ -5,7 +5,9 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use blockdev::{BlockDevice, BlockSizes, Error, ErrorKind, Extent, ExtentKind, MappedRun, ReadAt, Result};
+use blockdev::{
+    BlockDevice, BlockSizes, Error, ErrorKind, Extent, ExtentKind, MappedRun, ReadAt, Result, origin::Origin,
+};
 
 /// What is in the place of a block.
 pub enum Patch {
@@ -13,6 +15,8 @@ pub enum Patch {
     At(u64),
     /// These bytes, of one block's length.
     Bytes(Vec<u8>),
+    /// What should be there is damaged in the journal: reading the block is an error.
+    Lost,
 }
 
 /// Blocks in the place of others.
@@ -38,7 +42,7 @@ impl Patches {
     pub fn bytes(&mut self, number: u64) -> Option<&mut [u8]> {
         match self.blocks.get_mut(&number)? {
             Patch::Bytes(bytes) => Some(bytes),
-            Patch::At(_) => None,
+            Patch::At(_) | Patch::Lost => None,
         }
     }
 
@@ -107,6 +111,9 @@ impl ReadAt for Patched {
                 None => self.device.read_at(dest, at)?,
                 Some(Patch::At(place)) => self.device.read_at(dest, place.saturating_add(skip))?,
                 Some(Patch::Bytes(bytes)) => bytes.read_at(dest, skip)?,
+                Some(Patch::Lost) => {
+                    return Err(Error::damaged(format!("what belongs at byte {at} is damaged in the journal")));
+                }
             };
             if done < n {
                 return Err(Error::damaged(format!("the journal puts what lies behind the volume's end at byte {at}")));
@@ -130,6 +137,13 @@ impl ReadAt for Patched {
         match self.at(offset) {
             (end, None) => self.device.map(offset, len.min(end - offset)),
             _ => None,
+        }
+    }
+
+    fn origin_at(&self, offset: u64, limit: u64) -> Result<Origin> {
+        match self.at(offset) {
+            (end, None) => self.device.origin_at(offset, limit.min(end - offset)),
+            (end, Some(_)) => Ok(Origin::unknown(limit.min(end - offset))),
         }
     }
 }

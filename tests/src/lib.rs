@@ -7,6 +7,8 @@
 pub mod blocks;
 pub mod case;
 pub mod compare;
+pub mod lab;
+pub mod mounted;
 pub mod parallel;
 pub mod program;
 pub mod random;

@@ -11,80 +11,7 @@ use std::{
 };
 
 use serde_json::Value;
-use tests::{is_root, program::Revenant, temp};
-
-/// A lab, and its end.
-struct Lab(PathBuf);
-
-impl Lab {
-    /// A running Bacula 9.6, or `None` with a line that says why not.
-    fn up() -> Option<Self> {
-        if !is_root() || !Path::new("/usr/sbin/bacula-sd").exists() {
-            println!("skipped: stock Bacula is not installed (cargo xtask setup), or this is not root");
-            return None;
-        }
-        // Bacula's own paths must stay short.
-        let folder = PathBuf::from(format!("/tmp/rvl{}", std::process::id()));
-        let lab = Self(folder);
-        lab.run(&["up", lab.0.to_str()?]);
-        Some(lab)
-    }
-
-    fn run(&self, args: &[&str]) -> String {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("lab/bacula-lab.sh");
-        let mut command = Command::new("bash");
-        command.arg(script).args(args).env("BACULA_LAB_DIR", &self.0).env("BACULA_LAB_QUIET", "1").stdin(Stdio::null());
-        let out = command.output().expect("the lab script");
-        let text = String::from_utf8_lossy(&out.stdout).into_owned();
-        assert!(out.status.success(), "{args:?}: {text}{}", String::from_utf8_lossy(&out.stderr));
-        text
-    }
-
-    fn backup(&self, job: &str, level: &str) -> u64 {
-        let out = self.run(&["backup", job, level]);
-        out.split_whitespace().next_back().and_then(|id| id.parse().ok()).expect("a job number")
-    }
-
-    fn volumes(&self, job: &str) -> PathBuf {
-        self.0.join("volumes").join(job)
-    }
-}
-
-impl Drop for Lab {
-    fn drop(&mut self) {
-        self.run(&["down"]);
-    }
-}
-
-/// A tree mounted by a process of its own.
-struct Mounted(Child, tempfile::TempDir);
-
-impl Mounted {
-    fn of(revenant: &Revenant) -> Self {
-        let folder = temp();
-        let point = folder.path().to_str().expect("text").to_owned();
-        let mut command = revenant.command(["mount", "--foreground", &point]);
-        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("mounting");
-        let mounted = Self(child, folder);
-        wait("the mount", || mounted.1.path().join("jobs").exists());
-        mounted
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.1.path()).status();
-        let _ = self.0.wait();
-    }
-}
-
-fn wait(what: &str, mut done: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < Duration::from_secs(60), "{what} did not come");
-        thread::sleep(Duration::from_millis(50));
-    }
-}
+use tests::{lab::Lab, mounted::Mounted, program::Revenant, temp};
 
 fn same(a: &Path, b: &Path) {
     let out = Command::new("diff").arg("-r").arg("--no-dereference").args([a, b]).output().expect("diff");
@@ -117,9 +44,9 @@ fn a_stock_bacula_and_this_program_agree() {
 
     // The tree is mounted, and goes on being right while the next job is appended to the volume.
     let revenant = Revenant::new(&lab.volumes("l"));
-    let mounted = Mounted::of(&revenant);
+    let Some(mounted) = Mounted::of(revenant.command([] as [&str; 0])) else { return };
     let path = text(job(&revenant.jobs(), full), "tree_path").to_owned();
-    same(&source, &below(&mounted.1.path().join(&path), &source));
+    same(&source, &below(&mounted.path().join(&path), &source));
     let before = temp();
     let status = Command::new("cp").arg("-a").arg(&source).arg(before.path().join("src")).status().expect("cp");
     assert!(status.success());
@@ -128,10 +55,10 @@ fn a_stock_bacula_and_this_program_agree() {
     fs::write(source.join("sub/two"), "two").expect("writing");
     fs::write(source.join("new"), vec![7; 100_000]).expect("writing");
     let incremental = lab.backup("l", "Incremental");
-    same(&before.path().join("src"), &below(&mounted.1.path().join(&path), &source));
+    same(&before.path().join("src"), &below(&mounted.path().join(&path), &source));
     let added = format!("/{incremental}-");
     wait("the new job in the mounted tree", || {
-        let list = fs::read_dir(mounted.1.path().join("jobs")).expect("jobs");
+        let list = fs::read_dir(mounted.path().join("jobs")).expect("jobs");
         list.flatten().any(|e| format!("/{}", e.file_name().to_string_lossy()).starts_with(&added))
     });
 
@@ -142,10 +69,10 @@ fn a_stock_bacula_and_this_program_agree() {
     lab.run(&["restore", "l", stock.to_str().expect("text")]);
     same(&below(&stock, &source), &below(ours.path(), &source));
     same(&source, &below(ours.path(), &source));
-    same(&source, &below(&mounted.1.path().join(&point), &source));
+    same(&source, &below(&mounted.path().join(&point), &source));
 
     // The stock File daemon reads the mounted tree like any other.
-    let tree = mounted.1.path().join(&point);
+    let tree = mounted.path().join(&point);
     lab.run(&["define", "m", "--path", tree.to_str().expect("text")]);
     let again = lab.backup("m", "Full");
     assert_eq!(lab.run(&["status", &again.to_string()]).trim(), "T");

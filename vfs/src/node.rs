@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use blockdev::{ReadAt, Result, images::Image};
+pub use guestfs::{Kind, Time, Xattr};
 
 /// A node of the tree.
 #[derive(Clone)]
@@ -30,34 +31,6 @@ impl Node {
             Self::Special(n) => n.as_ref(),
         }
     }
-}
-
-/// The type of a node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// Directory.
-    Dir,
-    /// Regular file.
-    File,
-    /// Symbolic link.
-    Symlink,
-    /// Fifo.
-    Fifo,
-    /// Character device.
-    CharDevice,
-    /// Block device.
-    BlockDevice,
-    /// Socket.
-    Socket,
-}
-
-/// Whole seconds and nanoseconds since 1970, before it negative.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Time {
-    /// Seconds.
-    pub seconds: i64,
-    /// Nanoseconds, below a thousand million.
-    pub nanos: u32,
 }
 
 /// What `stat` says of a node.
@@ -88,15 +61,6 @@ pub struct Attributes {
     pub mtime: Time,
     /// Last change of the inode.
     pub ctime: Time,
-}
-
-/// One extended attribute: its full name (`user.x`, `system.posix_acl_access`) and value in the kernel's form.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Xattr {
-    /// Name with its namespace.
-    pub name: Vec<u8>,
-    /// Value.
-    pub value: Vec<u8>,
 }
 
 /// What every node has.
@@ -205,6 +169,11 @@ pub trait File: Inode {
     /// When the disk cannot be opened.
     fn image(&self) -> Result<Option<Arc<Image>>> {
         Ok(None)
+    }
+
+    /// A number that stands for the content: two files of the same number have the same. `None` where that is not known.
+    fn identity(&self) -> Option<u64> {
+        None
     }
 
     /// Alternate data streams of the file (Windows), by name: kept beside it as `name:stream`.

@@ -7,6 +7,7 @@ mod cmd;
 mod corpus;
 mod demo;
 mod fuzz;
+mod guests;
 mod lint;
 mod mounted;
 mod setup;
@@ -38,6 +39,8 @@ enum Task {
     Bench(bench::Options),
     /// Fuzz the parsers, a minute each
     Fuzz(fuzz::Options),
+    /// Make disks with guest filesystems for tests and benchmarks
+    Guests(guests::Options),
     /// Formatting, clippy, documentation, dependencies
     Lint,
     /// Check the source tree: long files, control characters, leftovers
@@ -54,6 +57,7 @@ fn main() -> Result<()> {
         Task::Demo(options) => demo::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
+        Task::Guests(options) => guests::run(&options),
         Task::Lint => lint::run(),
         Task::Tidy => tidy::run(),
         Task::Measure { result, line } => bench::measure::once(&result, &line),

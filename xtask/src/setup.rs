@@ -13,7 +13,7 @@ use anyhow::Result;
 use crate::cmd;
 
 /// Debian packages, and what goes without them.
-const PACKAGES: [(&str, &str); 25] = [
+const PACKAGES: [(&str, &str); 29] = [
     ("fuse3", "mounting"),
     ("rsync", "reading a mount with rsync"),
     ("acl", "comparing ACLs"),
@@ -37,6 +37,10 @@ const PACKAGES: [(&str, &str); 25] = [
     ("ntfs-3g", "NTFS volumes"),
     ("exfatprogs", "exFAT volumes"),
     ("cryptsetup-bin", "LUKS volumes"),
+    ("mtools", "files in FAT volumes"),
+    ("exfat-fuse", "files in exFAT volumes"),
+    ("zfs-fuse", "ZFS pools"),
+    ("lvm2", "logical volumes"),
     ("squashfs-tools", "squashfs volumes"),
     ("xorriso", "ISO 9660 volumes"),
 ];

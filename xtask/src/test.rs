@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::Args;
 
-use crate::{cmd, setup};
+use crate::{cmd, guests, setup};
 
 /// Environment variable by which tests find the whole corpus of volumes.
 const TESTDATA: &str = "REVENANT_TESTDATA";
@@ -44,6 +44,14 @@ pub fn run(options: &Options) -> Result<()> {
             Some(folder) => println!("test: {TESTDATA}={}", folder.to_string_lossy()),
             None => println!("test: {TESTDATA} is not set: only the volumes in tests/data are read"),
         }
+    }
+    if !options.quick {
+        // Making them is mostly waiting; compiling is not.
+        let maker = guests::begin()?;
+        let built = cmd::run(cmd::cargo().args(["build", "--workspace", "--locked", "--all-targets"]));
+        guests::finish(maker)?;
+        built?;
+        tests.env(guests::VARIABLE, guests::folder());
     }
     cmd::run(&mut tests)?;
     if !options.quick {

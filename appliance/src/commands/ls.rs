@@ -134,7 +134,17 @@ fn target(node: &Node) -> Result<Option<Vec<u8>>> {
     }
 }
 
-const fn kind_name(kind: Kind) -> (&'static str, char) {
+/// What a path is for programs: bytes that are no text are there as base64, too.
+pub fn path_value(path: &[u8]) -> Value {
+    let mut v = json!({ "path": String::from_utf8_lossy(path) });
+    if std::str::from_utf8(path).is_err() {
+        v["path_b64"] = Base64::encode_string(path).into();
+    }
+    v
+}
+
+/// The name of a type of nodes, for programs and in `ls -l`.
+pub const fn kind_name(kind: Kind) -> (&'static str, char) {
     match kind {
         Kind::Dir => ("dir", 'd'),
         Kind::File => ("file", '-'),
@@ -147,8 +157,7 @@ const fn kind_name(kind: Kind) -> (&'static str, char) {
 }
 
 fn value(path: &[u8], a: &Attributes, target: Option<&[u8]>) -> Value {
-    let mut v = json!({
-        "path": String::from_utf8_lossy(path),
+    let facts = json!({
         "type": kind_name(a.kind).0,
         "mode": format!("{:04o}", a.permissions),
         "nlink": a.nlink,
@@ -160,8 +169,9 @@ fn value(path: &[u8], a: &Attributes, target: Option<&[u8]>) -> Value {
         "ctime": a.ctime.seconds,
         "inode": a.ino,
     });
-    if std::str::from_utf8(path).is_err() {
-        v["path_b64"] = Base64::encode_string(path).into();
+    let mut v = path_value(path);
+    if let (Value::Object(v), Value::Object(facts)) = (&mut v, facts) {
+        v.extend(facts);
     }
     if let Some(target) = target {
         v["target"] = String::from_utf8_lossy(target).into();

@@ -2,6 +2,7 @@
 
 mod cat;
 mod convert;
+mod diff;
 mod export;
 mod extract;
 mod inspect;
@@ -58,6 +59,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
         Command::Convert { from, to, options } => {
             convert::run(cli, from.as_deref().unwrap_or_default(), to.as_deref().unwrap_or(Path::new("")), options)
         }
+        Command::Diff { paths, options } => diff::run(cli, paths, options),
         Command::Inspect { paths, format } => inspect::run(cli, paths, format.as_deref()),
         Command::Export { protocol: Protocol::Nbd { paths, options } } => export::nbd(cli, paths, options),
         Command::Verify { paths } => verify::run(cli, paths),

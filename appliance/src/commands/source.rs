@@ -5,11 +5,15 @@ use std::{cell::OnceCell, ffi::OsStr, ops::ControlFlow, path::Path, sync::Arc};
 use blockdev::{
     Error, ReadAt, Result,
     file::HostFile,
-    images::{self, Format, Image, gate::HostFolder},
+    images::{
+        self, Format, Image,
+        gate::{HostFolder, Neighbours},
+    },
+    ovf::Package,
 };
 use vfs::{
     node::{File, Node},
-    providers::disks::NodeFolder,
+    providers::disks::{self, NodeFolder},
 };
 
 use super::{Opened, open};
@@ -46,6 +50,18 @@ impl<'a> Disks<'a> {
     ///
     /// When there is no such file, or no disk in it.
     pub fn one(&self, name: &OsStr, format: Option<Format>) -> Result<DiskSource> {
+        let mut disks = self.of_name(name, format)?;
+        match (disks.pop(), disks.len()) {
+            (Some(only), 0) => Ok(only),
+            (_, others) => {
+                let label = name.to_string_lossy();
+                Err(Error::invalid(format!("{label} has {} disks, where one is wanted", others + 1)))
+            }
+        }
+    }
+
+    /// The disks in the file that `name` is: one, or those of a package.
+    fn of_name(&self, name: &OsStr, format: Option<Format>) -> Result<Vec<DiskSource>> {
         let label = name.to_string_lossy().into_owned();
         if is_host_path(name) {
             return of_host(Path::new(name), label, format);
@@ -63,10 +79,10 @@ impl<'a> Disks<'a> {
     /// As [`one`](Self::one), and when a folder has no disks.
     pub fn several(&self, name: &OsStr, format: Option<Format>) -> Result<Vec<DiskSource>> {
         if is_host_path(name) {
-            return self.one(name, format).map(|disk| vec![disk]);
+            return self.of_name(name, format);
         }
         let label = name.to_string_lossy().trim_end_matches('/').to_owned();
-        let Node::Dir(mut folder) = self.tree()?.resolve(name)? else { return self.one(name, format).map(|d| vec![d]) };
+        let Node::Dir(mut folder) = self.tree()?.resolve(name)? else { return self.of_name(name, format) };
         let mut prefix = label.clone();
         if let Some(Node::Dir(disks)) = folder.lookup(b"disks")? {
             folder = disks;
@@ -80,7 +96,7 @@ impl<'a> Disks<'a> {
         let mut disks = Vec::new();
         for name in names {
             if let Some(Node::File(file)) = folder.lookup(name.as_bytes())? {
-                disks.push(self.of_file(&format!("{prefix}/{name}"), file.as_ref(), format)?);
+                disks.extend(self.of_file(&format!("{prefix}/{name}"), file.as_ref(), format)?);
             }
         }
         if disks.is_empty() {
@@ -89,7 +105,12 @@ impl<'a> Disks<'a> {
         Ok(disks)
     }
 
-    fn tree(&self) -> Result<&Opened> {
+    /// The tree.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be opened.
+    pub fn tree(&self) -> Result<&Opened> {
         if self.opened.get().is_none() {
             let opened = open(self.cli)?;
             let _only_here = self.opened.set(opened);
@@ -97,32 +118,58 @@ impl<'a> Disks<'a> {
         self.opened.get().ok_or_else(|| Error::invalid("the tree is not open"))
     }
 
-    fn of_file(&self, label: &str, file: &dyn File, format: Option<Format>) -> Result<DiskSource> {
-        let image = match file.image()? {
-            Some(image) => image,
-            None => {
-                let (folder, name) = label.trim_end_matches('/').rsplit_once('/').unwrap_or(("", label));
-                let Node::Dir(folder) = self.tree()?.resolve(OsStr::new(folder))? else {
-                    return Err(Error::not_found(format!("{folder} is not in the tree")));
-                };
-                Arc::new(images::open(name, file.open()?, format, &NodeFolder(folder))?)
-            }
+    fn of_file(&self, label: &str, file: &dyn File, format: Option<Format>) -> Result<Vec<DiskSource>> {
+        let identity = label.as_bytes().to_vec();
+        if let Some(image) = file.image()? {
+            return Ok(vec![DiskSource { identity, label: label.to_owned(), image }]);
+        }
+        let (folder, name) = label.trim_end_matches('/').rsplit_once('/').unwrap_or(("", label));
+        let Node::Dir(folder) = self.tree()?.resolve(OsStr::new(folder))? else {
+            return Err(Error::not_found(format!("{folder} is not in the tree")));
         };
-        Ok(DiskSource { identity: label.as_bytes().to_vec(), label: label.to_owned(), image })
+        opened(
+            name,
+            disks::content(file)?,
+            format,
+            || Ok(NodeFolder(Arc::clone(&folder))),
+            (label.to_owned(), identity),
+        )
     }
 }
 
-fn is_host_path(name: &OsStr) -> bool {
+/// Whether `name` is a file of the host rather than a path of the tree.
+pub fn is_host_path(name: &OsStr) -> bool {
     let text = name.to_string_lossy();
     let top = text.trim_start_matches(['/', '.']).split('/').next().unwrap_or_default();
     !TOPS.contains(&top) || Path::new(name).exists()
 }
 
-fn of_host(path: &Path, label: String, format: Option<Format>) -> Result<DiskSource> {
+fn of_host(path: &Path, label: String, format: Option<Format>) -> Result<Vec<DiskSource>> {
     let file: Arc<dyn ReadAt> = Arc::new(HostFile::open(path)?);
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-    let image = images::open(&name, file, format, &HostFolder::open(folder)?)?;
     let identity = path.canonicalize().unwrap_or_else(|_| path.to_owned()).into_os_string().into_encoded_bytes();
-    Ok(DiskSource { label, image: Arc::new(image), identity })
+    opened(&name, file, format, || HostFolder::open(folder), (label, identity))
+}
+
+/// The disks in `file`: an image, or those of a package.
+fn opened<N: Neighbours + 'static>(
+    name: &str,
+    file: Arc<dyn ReadAt>,
+    format: Option<Format>,
+    neighbours: impl Fn() -> Result<N>,
+    (label, identity): (String, Vec<u8>),
+) -> Result<Vec<DiskSource>> {
+    if format.is_none()
+        && let Some(package) = Package::open(&file, neighbours()?)?
+    {
+        let disk = |number: usize| {
+            let label = format!("{label}/disk{number}");
+            let identity = [&identity[..], format!("\0{number}").as_bytes()].concat();
+            Ok(DiskSource { label, image: Arc::new(package.open_disk(number)?), identity })
+        };
+        return (0..package.disks().len()).map(disk).collect();
+    }
+    let image = Arc::new(images::open(name, file, format, &neighbours()?)?);
+    Ok(vec![DiskSource { label, image, identity }])
 }

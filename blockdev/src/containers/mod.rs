@@ -33,7 +33,8 @@ mod vmdk;
 use std::{fmt, ops::Range, str::FromStr, sync::Arc};
 
 pub use self::qcow2::Backing;
-use self::{identity::Identity, sections::Sections, units::Source, vmdk::Flat};
+pub(crate) use self::sections::Sections;
+use self::{identity::Identity, units::Source, vmdk::Flat};
 use crate::{BlockDevice, Error, ReadAt, Result, images::Format};
 
 /// A kind of image file.

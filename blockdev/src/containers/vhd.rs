@@ -13,7 +13,7 @@ use super::{
     tables::{Table, UnitEntries},
     units::{Source, Units},
 };
-use crate::{BlockDevice, Result};
+use crate::{BlockDevice, Result, images::vhd::footer::checksum};
 
 const SECTOR: u64 = 512;
 /// What Hyper-V and QEMU open.
@@ -131,6 +131,6 @@ fn geometry(sectors: u64) -> [u8; 4] {
 
 /// Put the checksum, the complement of the sum of all other bytes, at `at`.
 fn seal(bytes: &mut [u8], at: usize) {
-    let sum: u32 = bytes.iter().copied().map(u32::from).sum();
-    put(bytes, at, &(!sum).to_be_bytes());
+    let sum = checksum(bytes, at);
+    put(bytes, at, &sum.to_be_bytes());
 }

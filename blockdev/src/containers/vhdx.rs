@@ -5,8 +5,6 @@
 
 use std::sync::Arc;
 
-use crc_fast::CrcAlgorithm;
-
 use super::{
     allocation::Allocation,
     identity::Identity,
@@ -15,32 +13,20 @@ use super::{
     tables::{Entries, Table, UnitEntries},
     units::{Source, Units},
 };
-use crate::{BlockDevice, Result};
-
-const MIB: u64 = 1 << 20;
-const SIZE_MAX: u64 = 64 << 40;
-
-// Section 2.2: the places of the parts of the header section.
-const HEADERS_AT: [u64; 2] = [64 << 10, 128 << 10];
-const HEADER_LEN: usize = 4096;
-const REGIONS_AT: [u64; 2] = [192 << 10, 256 << 10];
-const REGIONS_LEN: usize = 64 << 10;
+use crate::{
+    BlockDevice, Result,
+    images::vhdx::guid::Guid,
+    images::vhdx::ids::{
+        BAT, FILE_PARAMETERS, HEADER_LEN, HEADERS, LOGICAL_SECTOR_SIZE, METADATA, METADATA_TABLE_LEN, MIB,
+        PHYSICAL_SECTOR_SIZE, REGION_TABLE_LEN, REGION_TABLES, REQUIRED, SIZE_MAX, VIRTUAL_DISK_ID, VIRTUAL_DISK_SIZE,
+        crc32c,
+    },
+};
 
 const LOG_AT: u64 = MIB;
 const METADATA_AT: u64 = 2 * MIB;
-const METADATA_TABLE_LEN: usize = 64 << 10;
 const TABLE_AT: u64 = 3 * MIB;
 
-// Section 2.2.3.2 and 2.6.2.
-const REGION_TABLE: u128 = 0x2dc2_7766_f623_4200_9d64_115e_9bfd_4a08;
-const REGION_METADATA: u128 = 0x8b7c_a206_4790_4b9a_b8fe_575f_050f_886e;
-const FILE_PARAMETERS: u128 = 0xcaa1_6737_fa36_4d43_b3b6_33f0_aa44_e76b;
-const VIRTUAL_DISK_SIZE: u128 = 0x2fa5_4224_cd1b_4876_b211_5dbe_d83b_f4b8;
-const VIRTUAL_DISK_ID: u128 = 0xbeca_12ab_b2e6_4523_93ef_c309_e000_c746;
-const LOGICAL_SECTOR_SIZE: u128 = 0x8141_bf1d_a96f_4709_ba47_f233_a8fa_ab5f;
-const PHYSICAL_SECTOR_SIZE: u128 = 0xcda3_48c7_445d_4471_9cc9_e988_5251_c556;
-
-const REQUIRED: u32 = 4;
 const OF_THE_DISK: u32 = 2 | REQUIRED;
 
 /// File parameter: all blocks stay allocated.
@@ -101,14 +87,14 @@ fn layout(
     let mut identifier = b"vhdxfile".to_vec();
     identifier.extend("Revenant".encode_utf16().flat_map(u16::to_le_bytes));
     file.put(0, identifier)?;
-    for (sequence, at) in (1..).zip(HEADERS_AT) {
+    for (sequence, at) in (1..).zip(HEADERS) {
         file.put(at, header(sequence, identity))?;
     }
     let regions = regions(table_len);
-    for at in REGIONS_AT {
+    for at in REGION_TABLES {
         file.put(at, regions.clone())?;
     }
-    let items: [(u128, u32, &[u8]); 5] = [
+    let items: [(Guid, u32, &[u8]); 5] = [
         (FILE_PARAMETERS, REQUIRED, &(u64::from(flags) << 32 | block).to_le_bytes()),
         (VIRTUAL_DISK_SIZE, OF_THE_DISK, &size.to_le_bytes()),
         (VIRTUAL_DISK_ID, OF_THE_DISK, &identity.guid("VHDX disk")),
@@ -140,12 +126,12 @@ fn header(sequence: u64, identity: &Identity) -> Vec<u8> {
 
 /// Section 2.2.3: where the table and the metadata are.
 fn regions(table_len: u64) -> Vec<u8> {
-    let mut regions = vec![0; REGIONS_LEN];
+    let mut regions = vec![0; REGION_TABLE_LEN];
     put(&mut regions, 0, b"regi");
     put(&mut regions, 8, &2_u32.to_le_bytes());
-    let entries = [(REGION_TABLE, TABLE_AT, table_len), (REGION_METADATA, METADATA_AT, MIB)];
+    let entries = [(BAT, TABLE_AT, table_len), (METADATA, METADATA_AT, MIB)];
     for (at, (guid, offset, len)) in (16..).step_by(32).zip(entries) {
-        put(&mut regions, at, &stored(guid));
+        put(&mut regions, at, &guid.0);
         put(&mut regions, at + 16, &offset.to_le_bytes());
         put(&mut regions, at + 24, &(len as u32).to_le_bytes());
         put(&mut regions, at + 28, &1_u32.to_le_bytes());
@@ -155,13 +141,13 @@ fn regions(table_len: u64) -> Vec<u8> {
 }
 
 /// Section 2.6: a table of items, and the items.
-fn metadata(items: &[(u128, u32, &[u8])]) -> Vec<u8> {
-    let mut metadata = vec![0; METADATA_TABLE_LEN];
+fn metadata(items: &[(Guid, u32, &[u8])]) -> Vec<u8> {
+    let mut metadata = vec![0; METADATA_TABLE_LEN as usize];
     put(&mut metadata, 0, b"metadata");
     put(&mut metadata, 10, &(items.len() as u16).to_le_bytes());
     for (at, (guid, flags, item)) in (32..).step_by(32).zip(items) {
         let item_at = metadata.len() as u32;
-        put(&mut metadata, at, &stored(*guid));
+        put(&mut metadata, at, &guid.0);
         put(&mut metadata, at + 16, &item_at.to_le_bytes());
         put(&mut metadata, at + 20, &(item.len() as u32).to_le_bytes());
         put(&mut metadata, at + 24, &flags.to_le_bytes());
@@ -172,13 +158,8 @@ fn metadata(items: &[(u128, u32, &[u8])]) -> Vec<u8> {
 
 /// Put the CRC-32C of all, the field itself counted as zeros, in its field.
 fn seal(structure: &mut [u8]) {
-    let crc = crc_fast::checksum(CrcAlgorithm::Crc32Iscsi, structure) as u32;
+    let crc = crc32c(&[structure]);
     put(structure, 4, &crc.to_le_bytes());
-}
-
-/// A GUID, given by its digits, as it is stored: the first three fields little-endian.
-fn stored(guid: u128) -> [u8; 16] {
-    super::identity::mixed_endian(guid.to_be_bytes())
 }
 
 /// The table of the blocks, with an empty entry after those of each chunk.

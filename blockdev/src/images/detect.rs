@@ -8,7 +8,7 @@
 
 use std::fmt;
 
-use crate::{Error, ReadAt, Result};
+use crate::{Error, ReadAt, Result, partitions::is_mbr};
 
 /// A format of disk images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -133,28 +133,6 @@ pub fn is_disk(file: &dyn ReadAt) -> Result<bool> {
     let mut magic = [0; 8];
     let n = file.read_at(&mut magic, 0x1_0040)?;
     Ok(magic.get(..n) == Some(b"_BHRfS_M"))
-}
-
-/// A master boot record whose entries could be. Kernels and boot sectors end with the same two bytes.
-fn is_mbr(head: &[u8], size: u64) -> bool {
-    let Some(table) = head.get(446..512).filter(|t| t.ends_with(&[0x55, 0xaa])) else { return false };
-    let word =
-        |entry: &[u8], at: usize| entry.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes);
-    let mut used = 0;
-    for entry in table.chunks_exact(16).take(4) {
-        let (status, kind) = (entry.first().copied(), entry.get(4).copied());
-        if !matches!(status, Some(0 | 0x80)) {
-            return false;
-        }
-        if kind != Some(0) {
-            let (start, sectors) = (word(entry, 8), word(entry, 12));
-            if start == 0 || sectors == 0 || u64::from(start) * 512 >= size {
-                return false;
-            }
-            used += 1;
-        }
-    }
-    used > 0
 }
 
 #[cfg(test)]

@@ -15,7 +15,10 @@ use std::{
 use quick_cache::{Weighter, sync::Cache};
 
 use super::layer::{Layer, Place, Run};
-use crate::{BlockDevice, BlockSizes, Error, Extent, ExtentKind, MappedRun, ReadAt, Result};
+use crate::{
+    BlockDevice, BlockSizes, Error, Extent, ExtentKind, MappedRun, ReadAt, Result,
+    origin::{Origin, Source},
+};
 
 /// Bytes of the disk whose places are worked out at once.
 const WINDOW: u64 = 32 << 20;
@@ -51,12 +54,14 @@ pub struct Disk {
 #[derive(Default)]
 pub struct Units {
     /// By owner, layer and unit.
-    cache: OnceLock<Cache<(u64, u32, u64), Arc<[u8]>, ByBytes>>,
+    cache: OnceLock<UnitCache>,
     owners: AtomicU64,
 }
 
+type UnitCache = Cache<(u64, u32, u64), Arc<[u8]>, ByBytes>;
+
 impl Units {
-    fn cache(&self) -> &Cache<(u64, u32, u64), Arc<[u8]>, ByBytes> {
+    fn cache(&self) -> &UnitCache {
         self.cache.get_or_init(|| Cache::with_weighter(UNPACKED_EXPECTED, UNPACKED_MAX, ByBytes))
     }
 }
@@ -284,6 +289,27 @@ impl ReadAt for Disk {
         let found = self.find(offset, len).ok()?;
         let Place::Stored { file, offset: at } = found.place else { return None };
         self.file(found.layer, file).ok()?.map(at, len.min(found.len))
+    }
+
+    fn origin_at(&self, offset: u64, limit: u64) -> Result<Origin> {
+        let found = self.find(offset, limit)?;
+        let limit = limit.min(found.len);
+        match found.place {
+            Place::Zero | Place::Absent => Ok(Origin { len: limit, source: Source::Zeros }),
+            Place::Stored { file, offset: at } => {
+                Ok(self.file(found.layer, file)?.origin_at(at, limit)?.limited(limit))
+            }
+            Place::Packed { unit, skip } => {
+                let Some((file, at)) = self.layer(found.layer)?.unit_at(unit) else {
+                    return Ok(Origin::unknown(limit));
+                };
+                let source = match self.file(found.layer, file)?.origin_at(at, 1)?.source {
+                    Source::Stored { file, offset } => Source::of_unpacked(file, offset, skip.into()),
+                    Source::Zeros | Source::Unknown => Source::Unknown,
+                };
+                Ok(Origin { len: limit, source })
+            }
+        }
     }
 }
 

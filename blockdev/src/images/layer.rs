@@ -72,6 +72,13 @@ pub trait Layer: Send + Sync {
     /// The files that [`Place::Stored`] counts.
     fn files(&self) -> &[Arc<dyn ReadAt>];
 
+    /// Where the unit `unit` of a [`Place::Packed`] begins, packed: a number of [`files`](Self::files) and a byte. Units
+    /// that begin at the same place are the same. `None` where that is not known.
+    fn unit_at(&self, unit: u64) -> Option<(u32, u64)> {
+        let _ = unit;
+        None
+    }
+
     /// The whole unit `unit` of a [`Place::Packed`], as it was before packing, in `out`, which is empty. The length is
     /// bounded by the format (at most 2 MiB).
     ///

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use quick_cache::{Weighter, sync::Cache};
 
 use super::within;
-use crate::{BlockDevice, BlockSizes, Error, Extent, MappedRun, ReadAt, Result};
+use crate::{BlockDevice, BlockSizes, Error, Extent, MappedRun, ReadAt, Result, origin::Origin};
 
 /// A device that does not change, and blocks of it in memory.
 pub struct Cached<D> {
@@ -100,6 +100,10 @@ impl<D: ReadAt> ReadAt for Cached<D> {
     /// What lies in a file as it is needs no cache.
     fn map(&self, offset: u64, len: u64) -> Option<MappedRun<'_>> {
         self.device.map(offset, len)
+    }
+
+    fn origin_at(&self, offset: u64, limit: u64) -> Result<Origin> {
+        self.device.origin_at(offset, limit)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{checked, range_of, within};
-use crate::{BlockDevice, BlockSizes, Error, Extent, MappedRun, ReadAt, Result, WriteAt};
+use crate::{BlockDevice, BlockSizes, Error, Extent, MappedRun, ReadAt, Result, WriteAt, origin::Origin};
 
 /// Several devices, the end of one being the start of the next.
 #[derive(Debug, Clone)]
@@ -82,6 +82,16 @@ impl<D: ReadAt> ReadAt for Concat<D> {
     fn map(&self, offset: u64, len: u64) -> Option<MappedRun<'_>> {
         let (start, device) = self.part(offset)?;
         device.map(offset - start, len.min(device.size() - (offset - start)))
+    }
+
+    fn origin_at(&self, offset: u64, limit: u64) -> Result<Origin> {
+        match self.part(offset) {
+            Some((start, device)) => {
+                let within = device.size() - (offset - start);
+                device.origin_at(offset - start, limit.min(within))
+            }
+            None => Ok(Origin::unknown(limit)),
+        }
     }
 }
 

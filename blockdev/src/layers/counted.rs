@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{BlockDevice, BlockSizes, Extent, MappedRun, ReadAt, Result, WriteAt};
+use crate::{BlockDevice, BlockSizes, Extent, MappedRun, ReadAt, Result, WriteAt, origin::Origin};
 
 /// Buckets of a latency histogram: bucket 0 is below 1 µs, bucket `n` from 2^(n-1) µs to below 2^n µs, the last has all
 /// that took longer (67 s and more).
@@ -149,6 +149,10 @@ impl<D: ReadAt> ReadAt for Counted<D> {
         let run = self.device.map(offset, len)?;
         self.counters.mapped.fetch_add(run.len, Ordering::Relaxed);
         Some(run)
+    }
+
+    fn origin_at(&self, offset: u64, limit: u64) -> Result<Origin> {
+        self.device.origin_at(offset, limit)
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::range_of;
-use crate::{BlockDevice, BlockSizes, Error, ErrorKind, Extent, MappedRun, ReadAt, Result, WriteAt};
+use crate::{BlockDevice, BlockSizes, Error, ErrorKind, Extent, MappedRun, ReadAt, Result, WriteAt, origin::Origin};
 
 /// What a [`Rule`] does to an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,6 +98,10 @@ impl<D: ReadAt> ReadAt for Faulty<D> {
     /// Never: nothing would strike at who reads the file itself.
     fn map(&self, _offset: u64, _len: u64) -> Option<MappedRun<'_>> {
         None
+    }
+
+    fn origin_at(&self, offset: u64, limit: u64) -> Result<Origin> {
+        self.device.origin_at(offset, limit)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{checked, range_of, within};
-use crate::{BlockDevice, BlockSizes, Error, Extent, MappedRun, ReadAt, Result, WriteAt};
+use crate::{BlockDevice, BlockSizes, Error, Extent, MappedRun, ReadAt, Result, WriteAt, origin::Origin};
 
 /// The bytes `range` of a device.
 #[derive(Debug, Clone)]
@@ -59,6 +59,10 @@ impl<D: ReadAt> ReadAt for Slice<D> {
     fn map(&self, offset: u64, len: u64) -> Option<MappedRun<'_>> {
         let len = len.min(self.size.checked_sub(offset)?);
         if len == 0 { None } else { self.device.map(self.start + offset, len) }
+    }
+
+    fn origin_at(&self, offset: u64, limit: u64) -> Result<Origin> {
+        self.device.origin_at(self.start.saturating_add(offset), limit)
     }
 }
 

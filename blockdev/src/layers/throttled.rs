@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{BlockDevice, BlockSizes, Extent, MappedRun, ReadAt, Result, WriteAt};
+use crate::{BlockDevice, BlockSizes, Extent, MappedRun, ReadAt, Result, WriteAt, origin::Origin};
 
 /// What is allowed; `None`: any amount.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -90,6 +90,10 @@ impl<D: ReadAt> ReadAt for Throttled<D> {
     /// Never: who reads the file itself does not wait.
     fn map(&self, _offset: u64, _len: u64) -> Option<MappedRun<'_>> {
         None
+    }
+
+    fn origin_at(&self, offset: u64, limit: u64) -> Result<Origin> {
+        self.device.origin_at(offset, limit)
     }
 }
 

@@ -48,18 +48,28 @@ fn raw_entries(sector: &[u8]) -> Option<Vec<Raw>> {
     Some(table.chunks_exact(ENTRY).take(4).map(entry).collect())
 }
 
+/// Whether the entries could be those of a disk of `size` bytes: some are used, and these are somewhere.
+fn is_plausible(raw: &[Raw], sector_size: u32, size: u64) -> bool {
+    let used = |e: &&Raw| e.kind != 0;
+    raw.iter().all(|e| matches!(e.status, 0 | 0x80))
+        && raw.iter().filter(used).all(|e| e.start > 0 && e.count > 0)
+        && raw.iter().filter(used).any(|e| e.start * u64::from(sector_size) < size)
+}
+
+/// Whether `sector`, the first of a disk of `size` bytes, is a master boot record. Kernels and boot sectors of filesystems
+/// end with the same two bytes.
+#[must_use]
+pub fn is_mbr(sector: &[u8], size: u64) -> bool {
+    raw_entries(sector).is_some_and(|raw| is_plausible(&raw, 512, size))
+}
+
 /// The master boot record of `disk`, or `None` when its first sector is something else: boot sectors of filesystems end
 /// with the same signature and have code where the table would be.
 pub fn read(disk: &dyn BlockDevice) -> Result<Option<Mbr>> {
     let sector = read_bytes(disk, 0, 512)?;
     let Some(raw) = raw_entries(&sector) else { return Ok(None) };
     let sector_size = disk.block_sizes().logical;
-    let unit = u64::from(sector_size);
-    let used = |e: &&Raw| e.kind != 0;
-    let is_table = raw.iter().all(|e| matches!(e.status, 0 | 0x80))
-        && raw.iter().filter(used).all(|e| e.start > 0 && e.count > 0)
-        && raw.iter().filter(used).any(|e| e.start * unit < disk.size());
-    if !is_table {
+    if !is_plausible(&raw, sector_size, disk.size()) {
         return Ok(None);
     }
     let id = match le32(slice(&sector, 440, 4), 0) {

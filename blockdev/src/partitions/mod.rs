@@ -26,6 +26,7 @@ use self::table::{Entry, Table};
 pub use self::{
     content::{Content, FsKind, detect},
     kinds::PartitionKind,
+    mbr::is_mbr,
     table::Scheme,
 };
 use crate::{BlockDevice, Result, layers::Slice};

@@ -45,19 +45,19 @@ fn use_all(disks: &[(String, Arc<dyn BlockDevice>)], what: &str) {
 
 /// Changes `count` fields within `places` of `bytes`.
 fn break_some(bytes: &mut [u8], places: &[std::ops::Range<usize>], random: &mut Random) {
-    for _ in 0..=random.below(8) {
-        let place = places[random.below(places.len())].clone();
-        let at = place.start + random.below(place.len());
-        match random.below(4) {
-            0 => bytes[at] ^= 1 << random.below(8),
+    for _ in 0..=random.index(8) {
+        let place = places[random.index(places.len())].clone();
+        let at = place.start + random.index(place.len());
+        match random.index(4) {
+            0 => bytes[at] ^= 1 << random.index(8),
             1 => bytes[at] = random.next() as u8,
             2 => {
-                let value = EXTREMES[random.below(EXTREMES.len())];
+                let value = EXTREMES[random.index(EXTREMES.len())];
                 let end = (at + 4).min(bytes.len());
                 bytes[at..end].copy_from_slice(&value.to_le_bytes()[..end - at]);
             }
             _ => {
-                let from = place.start + random.below(place.len());
+                let from = place.start + random.index(place.len());
                 let n = 64.min(bytes.len() - at.max(from));
                 bytes.copy_within(from..from + n, at);
             }
@@ -137,7 +137,7 @@ fn broken_members() {
             .collect();
         for seed in 0..60 {
             let mut random = Random(seed);
-            let broken = random.below(all.len());
+            let broken = random.index(all.len());
             let (mut bytes, places) = bytes[broken].clone();
             break_some(&mut bytes, &places, &mut random);
             if case.starts_with("md") {

@@ -14,22 +14,9 @@ use blockdev::{
 };
 use sha2::{Digest, Sha256};
 
-/// A seeded generator (splitmix64).
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub fn below(&mut self, end: usize) -> usize {
-        (self.next() >> 33) as usize % end.max(1)
-    }
-}
+#[path = "../../../tests/src/random.rs"]
+mod random;
+pub use random::Random;
 
 /// A source with block sizes of the test's choice.
 pub struct Sized<T>(pub T, pub BlockSizes);

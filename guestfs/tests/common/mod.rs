@@ -2,6 +2,9 @@
 //! comparison of a whole tree with such a manifest, and the test that harms metadata.
 #![allow(dead_code, reason = "each test program uses some of it")]
 
+#[path = "../../../tests/src/random.rs"]
+mod random;
+
 use std::{
     collections::BTreeMap,
     ops::ControlFlow,
@@ -13,10 +16,11 @@ use std::{
 use blockdev::{
     BlockDevice, BlockSizes, Extent, MappedRun, ReadAt, Result,
     file::HostFile,
-    images::{Disk, Units},
+    images::{self, Disk, Units, gate::HostFolder},
     partitions::{Survey, survey},
 };
 use guestfs::{FileId, FileSystem, Kind};
+pub use random::Random;
 use sha2::{Digest, Sha256};
 
 /// Entries of one directory that are asked for at once: small, so that going on from a cookie is tested too.
@@ -66,6 +70,51 @@ fn by_tool(tool: &str, path: &Path) -> Vec<u8> {
 /// The manifest of a foreign image: `images/manifests/<name>.tsv`.
 pub fn foreign_manifest(name: &str) -> String {
     String::from_utf8(foreign(&format!("manifests/{name}.tsv")).unwrap()).unwrap()
+}
+
+/// The disk in the foreign image `name`, which has no parents.
+pub fn foreign_disk(name: &str) -> Option<Arc<dyn BlockDevice>> {
+    let folder = tempfile::tempdir().unwrap();
+    let neighbours = HostFolder::open(folder.path()).unwrap();
+    let file: Arc<dyn ReadAt> = Arc::new(foreign(name)?);
+    Some(images::open(name, file, None, &neighbours).unwrap_or_else(|e| panic!("{name}: {e}")).disk)
+}
+
+/// Whether `tool` runs on this machine; says so when it does not.
+pub fn has_tool(tool: &str) -> bool {
+    let is_there = std::process::Command::new(tool).arg("--help").output().is_ok();
+    if !is_there {
+        println!("SKIPPED: {tool} is not installed");
+    }
+    is_there
+}
+
+/// What `tool` prints, which must succeed.
+pub fn run(tool: &str, arguments: &[&str]) -> String {
+    let mut command = std::process::Command::new(tool);
+    let output = command.args(arguments).env("TZ", "UTC").env("LC_ALL", "C.UTF-8").output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{tool} {arguments:?}: {}{}", text(&output.stdout), text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// The manifest of a folder of the host, of files and directories.
+pub fn manifest_of(folder: &Path) -> String {
+    let (mut manifest, mut todo) = (String::new(), vec![folder.to_owned()]);
+    while let Some(next) = todo.pop() {
+        for entry in std::fs::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            let shown = path.strip_prefix(folder).unwrap().display();
+            if path.is_dir() {
+                manifest += &format!("d\t0\t-\t{shown}\n");
+                todo.push(path);
+            } else {
+                let content = HostFile::open(&path).unwrap();
+                manifest += &format!("f\t{}\t{}\t{shown}\n", content.size(), digest(&content, u64::MAX).unwrap());
+            }
+        }
+    }
+    manifest
 }
 
 /// A file of the host as a disk.
@@ -385,22 +434,4 @@ pub fn flip_metadata(
         }
     }
     println!("{runs} runs: {refused} refused, {with_errors} with errors");
-}
-
-/// A seeded generator (splitmix64).
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `end`, which is not 0.
-    pub fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
 }

@@ -6,9 +6,10 @@ use blockdev::{
     BlockDevice, ReadAt, Result,
     containers::{self, Kind},
     images::{self, Disk, Image, gate::Neighbours},
+    origin::Identified,
 };
 
-use super::{folder::Child, ino};
+use super::{file_attributes, folder::Child, ino};
 use crate::node::{self, Attributes, Dir, File, Inode, Node, StoredDigest, Time, Xattr};
 
 /// Opens an image.
@@ -53,13 +54,26 @@ pub fn image_in(folder: Arc<dyn Dir>, name: Vec<u8>) -> Arc<LazyImage> {
     })
 }
 
+/// The content of `file`, which tells its origin where that is known.
+///
+/// # Errors
+///
+/// When it cannot be opened.
+pub fn content(file: &dyn File) -> Result<Arc<dyn ReadAt>> {
+    let content = file.open()?;
+    Ok(match file.identity() {
+        Some(number) => Arc::new(Identified::new(content, number)),
+        None => content,
+    })
+}
+
 /// The files of a folder of the tree, for images that need others.
 pub struct NodeFolder(pub Arc<dyn Dir>);
 
 impl NodeFolder {
     fn open(&self, name: &[u8]) -> Result<Option<Arc<dyn ReadAt>>> {
         match self.0.lookup(name)? {
-            Some(Node::File(file)) => file.open().map(Some),
+            Some(Node::File(file)) => content(file.as_ref()).map(Some),
             _ => Ok(None),
         }
     }
@@ -113,21 +127,7 @@ impl Inode for Face {
             Kind::Raw => self.disk.image.get()?.disk.size(),
             _ => self.open()?.size(),
         };
-        let time = self.disk.time;
-        Ok(Attributes {
-            ino: self.ino,
-            kind: node::Kind::File,
-            permissions: 0o440,
-            nlink: 1,
-            uid: 0,
-            gid: 0,
-            rdev: (0, 0),
-            size,
-            allocated: size,
-            atime: time,
-            mtime: time,
-            ctime: time,
-        })
+        Ok(file_attributes(self.ino, 0o440, size, self.disk.time))
     }
 
     fn xattrs(&self) -> Result<Vec<Xattr>> {

@@ -7,8 +7,8 @@ use std::{
 
 use blockdev::Result;
 
-use super::folder_attributes;
-use crate::node::{Attributes, Dir, Entry, Inode, Kind, Node, Time, Xattr};
+use super::{file_attributes, folder_attributes};
+use crate::node::{Attributes, Dir, Entry, Inode, Kind, Node, Symlink, Time, Xattr};
 
 /// A child of a [`Folder`]. Listing it must not open it: what a listing tells is here.
 pub struct Child {
@@ -93,5 +93,35 @@ impl Dir for Folder {
             }
         }
         Ok(())
+    }
+}
+
+/// The symbolic link `name` of ours.
+pub fn link(name: impl Into<Vec<u8>>, target: impl Into<Vec<u8>>, ino: u64, time: Time) -> Child {
+    let link = Link { target: target.into(), ino, time };
+    Child::new(name, Kind::Symlink, ino, Node::Symlink(Arc::new(link)))
+}
+
+struct Link {
+    target: Vec<u8>,
+    ino: u64,
+    time: Time,
+}
+
+impl Inode for Link {
+    fn attributes(&self) -> Result<Attributes> {
+        let size = self.target.len() as u64;
+        let file = file_attributes(self.ino, 0o777, size, self.time);
+        Ok(Attributes { kind: Kind::Symlink, allocated: 0, ..file })
+    }
+
+    fn xattrs(&self) -> Result<Vec<Xattr>> {
+        Ok(Vec::new())
+    }
+}
+
+impl Symlink for Link {
+    fn target(&self) -> Result<Vec<u8>> {
+        Ok(self.target.clone())
     }
 }

@@ -1,4 +1,4 @@
-//! `images/<file name>/disks/disk0.*`: disk images that lie outside any backup.
+//! `images/<file name>/{disks/disk0.*,files/...}`: disk images that lie outside any backup.
 
 use std::{
     collections::BTreeSet,
@@ -10,10 +10,12 @@ use blockdev::{
     Error, ReadAt, Result,
     file::HostFile,
     images::{self, gate::HostFolder},
+    ovf::Package,
 };
 
 use super::{
     disks::{LazyImage, Subject, faces},
+    files::{Guest, NamedDisk},
     folder::{Child, Folder},
     ino,
 };
@@ -26,11 +28,9 @@ use crate::node::Time;
 /// When one of them is not there.
 pub fn folder(paths: &[PathBuf]) -> Result<Folder> {
     let mut taken = BTreeSet::new();
-    let mut children = Vec::new();
-    let mut newest = Time::default();
+    let mut found = Vec::new();
     for path in paths {
         let time = modified(path)?;
-        newest = newest.max(time);
         let file_name = path.file_name().map_or_else(|| "image".into(), |n| n.to_string_lossy().into_owned());
         // Images of one name in different folders.
         let mut name = file_name.clone();
@@ -41,19 +41,72 @@ pub fn folder(paths: &[PathBuf]) -> Result<Folder> {
             name = format!("{file_name}-{n}");
         }
         let identity = [b"image\0", path.as_os_str().as_encoded_bytes()].concat();
-        let subject = Subject { image: image(path.clone(), file_name), identity: identity.clone(), time };
-        let disks = Folder::lazy(ino(&[&identity, b"disks"]), time, move || Ok(faces("disk0", &subject)));
-        children.push(Child::folder(name, Folder::of(ino(&[&identity]), time, vec![Child::folder("disks", disks)])));
+        let disk = |image, identity| Subject { image, identity, time };
+        let disks: Vec<Subject> = match package(path) {
+            Some(package) => (0..package.disks().len())
+                .map(|number| {
+                    let (own, package) = ([&identity[..], &number.to_le_bytes()].concat(), Arc::clone(&package));
+                    disk(LazyImage::new(move || package.open_disk(number)), own)
+                })
+                .collect(),
+            None => vec![disk(image(path.clone(), file_name), identity.clone())],
+        };
+        found.push(Source { name, identity, time, disks });
     }
+    // Volumes may lie on several of them.
+    let single =
+        |s: &Source| Some((s.name.clone(), Arc::clone(&s.disks.first().filter(|_| s.disks.len() == 1)?.image)));
+    let all = Arc::new(found.iter().filter_map(single).collect());
+    let newest = found.iter().map(|s| s.time).max().unwrap_or_default();
+    let children = found.into_iter().map(|source| source.shown(&all)).collect();
     Ok(Folder::of(ino(&[b"images"]), newest, children))
+}
+
+/// A file outside any backup: an image, or a package of several.
+struct Source {
+    name: String,
+    identity: Vec<u8>,
+    time: Time,
+    disks: Vec<Subject>,
+}
+
+impl Source {
+    fn shown(self, all: &Arc<Vec<NamedDisk>>) -> Child {
+        let Self { name, identity, time, disks } = self;
+        let named = |(number, disk): (usize, &Subject)| (format!("disk{number}"), Arc::clone(&disk.image));
+        let files = match disks.as_slice() {
+            // An image's only disk has the image's name where volumes lie on several images.
+            [only] => {
+                let own = vec![(name.clone(), Arc::clone(&only.image))];
+                Guest::new(own, Arc::clone(all), identity.clone(), time).of_only_disk()
+            }
+            several => {
+                let own = several.iter().enumerate().map(named).collect();
+                Guest::new(own, Arc::default(), identity.clone(), time).by_disk()
+            }
+        };
+        let shown =
+            move || Ok((0..).zip(&disks).flat_map(|(n, disk): (u32, _)| faces(&format!("disk{n}"), disk)).collect());
+        let disks = Child::folder("disks", Folder::lazy(ino(&[&identity, b"disks"]), time, shown));
+        Child::folder(name, Folder::of(ino(&[&identity]), time, vec![disks, files]))
+    }
+}
+
+/// The package at `path`. One that is damaged is shown as an image that cannot be opened, which tells why.
+fn package(path: &Path) -> Option<Arc<Package>> {
+    let file: Arc<dyn ReadAt> = Arc::new(HostFile::open(path).ok()?);
+    Package::open(&file, HostFolder::open(folder_of(path)).ok()?).ok()?.map(Arc::new)
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// The image at `path` of the host; its other files are looked for in its folder and nowhere else.
 fn image(path: PathBuf, name: String) -> Arc<LazyImage> {
     LazyImage::new(move || {
         let file: Arc<dyn ReadAt> = Arc::new(HostFile::open(&path)?);
-        let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        images::open(&name, file, None, &HostFolder::open(parent)?)
+        images::open(&name, file, None, &HostFolder::open(folder_of(&path))?)
     })
 }
 

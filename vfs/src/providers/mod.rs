@@ -2,10 +2,12 @@
 //!
 //! One module a top folder of the tree: [`jobs`] as they were stored, `clients` with their restore points, [`machines`]
 //! whose disks are found in these, `images` that lie outside any backup. `stored` makes the nodes of backup files,
-//! [`points`] those of merged folders, [`disks`] the files that a disk is shown as, `folder` folders of ours.
+//! [`points`] those of merged folders, [`disks`] the files that a disk is shown as, `files` those of the guest on it,
+//! `folder` folders of ours.
 
 mod clients;
 pub mod disks;
+mod files;
 mod folder;
 mod images;
 pub mod jobs;
@@ -114,6 +116,11 @@ fn folder_attributes(ino: u64, time: Time) -> Attributes {
         mtime: time,
         ctime: time,
     }
+}
+
+/// Attributes of a file of ours.
+fn file_attributes(ino: u64, permissions: u32, size: u64, time: Time) -> Attributes {
+    Attributes { kind: Kind::File, permissions, nlink: 1, size, allocated: size, ..folder_attributes(ino, time) }
 }
 
 /// An inode number for the thing that `parts` name, the same each time. 64 bits of hash: two of a thousand

@@ -84,6 +84,9 @@ pub fn node(
     })
 }
 
+/// The view of no tree: numbers in it stand for contents, whichever point they are seen in.
+const CONTENT: u64 = u64::MAX;
+
 /// The inode number of an entry: that of the first link for hard links.
 pub fn entry_ino(job: &Job, entry: &Entry, view: u64) -> u64 {
     let first = if entry.flags.has(Flags::HARD_LINK) { entry.stat.link_index } else { entry.file_index };
@@ -237,6 +240,11 @@ impl Inode for Stored {
 impl File for Stored {
     fn open(&self) -> Result<Arc<dyn ReadAt>> {
         Ok(self.content()?.bytes)
+    }
+
+    fn identity(&self) -> Option<u64> {
+        let (job, entry) = self.content_of.as_ref().map_or((&self.job, &self.entry), |(job, entry)| (job, entry));
+        Some(entry_ino(job, entry, CONTENT))
     }
 
     fn digest(&self) -> Result<Option<StoredDigest>> {

@@ -1,10 +1,10 @@
 //! `cargo xtask fuzz`: every target in `fuzz/fuzz_targets` for a while, with seeds from real volumes.
 
 mod disk_seeds;
-mod images;
 mod qcow2;
 mod seeds;
 mod vhd;
+mod vmdk;
 
 use std::fs;
 use std::process::Stdio;
@@ -38,7 +38,7 @@ pub fn run(options: &Options) -> Result<()> {
     if options.seed || !corpus.exists() {
         seeds::write(&corpus)?;
         vhd::write(&corpus)?;
-        images::write(&corpus)?;
+        vmdk::write(&corpus)?;
         qcow2::write(&corpus)?;
     }
     if options.seed {
@@ -88,4 +88,13 @@ fn targets() -> Result<Vec<String>> {
     }
     names.sort();
     Ok(names)
+}
+
+/// Whether `qemu-img` is here; without it there are no seeds for `targets`.
+fn has_qemu_img(targets: &str) -> bool {
+    let found = cmd::find("qemu-img").is_some();
+    if !found {
+        println!("fuzz: no qemu-img: no seeds for {targets}");
+    }
+    found
 }

@@ -21,8 +21,7 @@ const QCOW2: [&str; 4] = [
 
 /// Writes the seeds under `folder`, one folder a target.
 pub fn write(folder: &Path) -> Result<()> {
-    if !cmd::command("qemu-img", ["--version"]).stdout(Stdio::null()).status().is_ok_and(|status| status.success()) {
-        println!("fuzz: no qemu-img: no seeds for image_qcow2 and image_vdi");
+    if !super::has_qemu_img("image_qcow2 and image_vdi") {
         return Ok(());
     }
     let temporary = tempfile::tempdir()?;

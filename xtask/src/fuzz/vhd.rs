@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Stdio;
 
 use anyhow::Result;
 
@@ -19,8 +18,7 @@ const VHD_LOCATOR: usize = 512 + 576;
 
 /// Writes the seeds under `folder`, one folder a target.
 pub fn write(folder: &Path) -> Result<()> {
-    if !cmd::command("qemu-img", ["--version"]).stdout(Stdio::null()).status().is_ok_and(|status| status.success()) {
-        println!("fuzz: no qemu-img: no seeds for image_vhd and image_vhdx");
+    if !super::has_qemu_img("image_vhd and image_vhdx") {
         return Ok(());
     }
     let temporary = tempfile::tempdir()?;

@@ -5,7 +5,7 @@
 //! one entry a block, which is a bitmap of its sectors and then its data; a *differencing* one is the same, and its
 //! bitmaps tell which sectors are its own and which its parent's.
 
-mod footer;
+pub(crate) mod footer;
 mod header;
 
 use std::sync::Arc;

@@ -2,22 +2,15 @@
 
 use std::ops::Range;
 
-use super::guid::Guid;
+use super::{
+    guid::Guid,
+    ids::{BAT, HEADER_LEN, HEADERS, METADATA, MIB, REGION_TABLE_LEN, REGION_TABLES, crc32c},
+};
 use crate::{Error, ReadAt, Result, images::blocks::field};
 
-/// Everything is in units of this.
-pub const MIB: u64 = 1 << 20;
-
-const HEADERS: [u64; 2] = [64 << 10, 128 << 10];
-const HEADER_LEN: usize = 4096;
-const REGION_TABLES: [u64; 2] = [192 << 10, 256 << 10];
-const REGION_TABLE_LEN: usize = 64 << 10;
 const REGIONS_MAX: u32 = 2047;
 /// Where the checksum of headers, region tables and log entries is.
 pub const CHECKSUM: Range<usize> = 4..8;
-
-const BAT: Guid = Guid::new(0x2dc2_7766_f623_4200_9d64_115e_9bfd_4a08);
-const METADATA: Guid = Guid::new(0x8b7c_a206_4790_4b9a_b8fe_575f_050f_886e);
 
 /// The header that counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,16 +136,4 @@ fn checked<const N: usize>(file: &dyn ReadAt, at: u64, signature: &[u8; 4]) -> R
         own.fill(0);
     }
     Ok((crc32c(&[&bytes]) == stored).then_some(bytes))
-}
-
-/// CRC-32C over `pieces`.
-pub fn crc32c(pieces: &[&[u8]]) -> u32 {
-    let mut crc = crc32c_digest();
-    pieces.iter().for_each(|piece| crc.update(piece));
-    crc.finalize() as u32
-}
-
-/// A CRC-32C of nothing so far.
-pub fn crc32c_digest() -> crc_fast::Digest {
-    crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi)
 }

@@ -8,7 +8,8 @@ use std::ops::Range;
 
 use super::{
     guid::Guid,
-    header::{CHECKSUM, Header, aligned, crc32c_digest},
+    header::{CHECKSUM, Header, aligned},
+    ids::crc32c_digest,
     replay::{Content, Patches},
 };
 use crate::{Error, ErrorKind, ReadAt, Result, images::blocks::field};

@@ -2,7 +2,13 @@
 
 use std::ops::Range;
 
-use super::{guid::Guid, header::MIB};
+use super::{
+    guid::Guid,
+    ids::{
+        FILE_PARAMETERS, LOGICAL_SECTOR_SIZE, METADATA_TABLE_LEN, MIB, PARENT_LOCATOR, PHYSICAL_SECTOR_SIZE, REQUIRED,
+        SIZE_MAX, VHDX_LOCATOR, VIRTUAL_DISK_ID, VIRTUAL_DISK_SIZE,
+    },
+};
 use crate::{
     BlockSizes, Error, Result,
     images::{
@@ -13,24 +19,10 @@ use crate::{
 };
 
 const ENTRIES_MAX: u64 = 2047;
-const TABLE_LEN: u64 = 64 << 10;
-/// An item that is not known and has this flag forbids to read the disk.
-const REQUIRED: u32 = 4;
 /// An item of some program, not of the format.
 const USER: u32 = 1;
-/// Disks may have 64 TiB.
-const SIZE_MAX: u64 = 64 << 40;
 /// A locator with a few paths; the format would allow a MiB.
 const LOCATOR_MAX: u64 = 64 << 10;
-
-const FILE_PARAMETERS: Guid = Guid::new(0xcaa1_6737_fa36_4d43_b3b6_33f0_aa44_e76b);
-const VIRTUAL_DISK_SIZE: Guid = Guid::new(0x2fa5_4224_cd1b_4876_b211_5dbe_d83b_f4b8);
-const VIRTUAL_DISK_ID: Guid = Guid::new(0xbeca_12ab_b2e6_4523_93ef_c309_e000_c746);
-const LOGICAL_SECTOR_SIZE: Guid = Guid::new(0x8141_bf1d_a96f_4709_ba47_f233_a8fa_ab5f);
-const PHYSICAL_SECTOR_SIZE: Guid = Guid::new(0xcda3_48c7_445d_4471_9cc9_e988_5251_c556);
-const PARENT_LOCATOR: Guid = Guid::new(0xa8d3_5f2d_b30b_454d_abf7_d3d8_4834_ab0c);
-/// The only type of parent locators.
-const VHDX_LOCATOR: Guid = Guid::new(0xb04a_efb7_d19e_4a81_b789_25b8_e944_5913);
 
 /// What the metadata tell.
 pub struct Metadata {
@@ -113,7 +105,7 @@ impl Items {
             };
             match slot {
                 Some(slot) if flags & USER == 0 => {
-                    if offset < TABLE_LEN || offset + len > region.end - region.start {
+                    if offset < METADATA_TABLE_LEN || offset + len > region.end - region.start {
                         return Err(damaged(format!(
                             "has item {guid} at {offset} with {len} bytes, outside its region"
                         )));

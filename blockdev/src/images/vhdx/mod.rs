@@ -6,8 +6,9 @@
 //! whose blocks are all allocated. Changes of the tables go through a log; where it is not empty, everything is read
 //! through its replay.
 
-mod guid;
+pub(crate) mod guid;
 mod header;
+pub(crate) mod ids;
 mod log;
 mod metadata;
 mod replay;
@@ -16,7 +17,8 @@ use std::{ops::Range, sync::Arc};
 
 use self::{
     guid::Guid,
-    header::{Header, MIB, Regions},
+    header::{Header, Regions},
+    ids::MIB,
     metadata::Metadata,
     replay::Replayed,
 };

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
-use super::{header::MIB, log::SECTOR};
+use super::{ids::MIB, log::SECTOR};
 use crate::{Error, ErrorKind, Extent, ExtentKind, MappedRun, ReadAt, Result};
 
 /// Bound of the patches of one log: far more than a log of 64 MiB has sectors.

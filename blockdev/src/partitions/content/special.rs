@@ -10,8 +10,9 @@ use crate::{
 pub type Probe = fn(&dyn ReadAt, &[u8]) -> Result<Option<Content>>;
 
 /// In the order in which they are asked. FAT has the weakest signature and comes last of those with a boot sector; the
-/// filesystems that keep the first sectors free come before ISO 9660, which hybrid images have beside another.
-pub const PROBES: [Probe; 7] = [ntfs, exfat, ext, swap_of_large_pages, zfs, fat, iso9660];
+/// filesystems that keep the first sectors free come before ISO 9660, which hybrid images have beside another. Last comes
+/// what is only a copy.
+pub const PROBES: [Probe; 8] = [ntfs, exfat, ext, swap_of_large_pages, zfs, fat, iso9660, ext_by_backup];
 
 /// Bytes of a root directory that are searched for a label, which formatting tools put first.
 const ROOT_BYTES: usize = 64 << 10;
@@ -158,26 +159,49 @@ fn serial(number: u32) -> String {
 }
 
 fn ext(_: &dyn ReadAt, head: &[u8]) -> Result<Option<Content>> {
-    let sb = slice(head, 1024, 1024);
-    if slice(sb, 56, 2) != [0x53, 0xef] {
-        return Ok(None);
+    Ok(Content::of_ext(slice(head, 1024, 1024)))
+}
+
+/// An ext volume whose first blocks were overwritten: its second group begins with a copy of the superblock. A group has
+/// as many blocks as a block has bits.
+fn ext_by_backup(volume: &dyn ReadAt, _: &[u8]) -> Result<Option<Content>> {
+    for (shift, block) in [(0, 8193), (1, 16384), (2, 32768)] {
+        let copy = read(volume, block << (10 + shift), 1024)?;
+        let (its_shift, its_group) = (le32(&copy, 24), le16(&copy, 90));
+        if let Some(content) = Content::of_ext(&copy)
+            && (its_shift, its_group) == (shift, 1)
+        {
+            return Ok(Some(content));
+        }
     }
-    /// What ext3 knows, of the features that a reader or a writer must know.
-    const INCOMPAT_EXT3: u32 = 0x2 | 0x4 | 0x10;
-    const RO_COMPAT_EXT3: u32 = 0x1 | 0x2 | 0x4;
-    const HAS_JOURNAL: u32 = 0x4;
-    const JOURNAL_DEVICE: u32 = 0x8;
-    let (compat, incompat, ro_compat) = (le32(sb, 92), le32(sb, 96), le32(sb, 100));
-    let kind = if incompat & JOURNAL_DEVICE != 0 {
-        FsKind::ExtJournal
-    } else if incompat & !INCOMPAT_EXT3 != 0 || ro_compat & !RO_COMPAT_EXT3 != 0 {
-        FsKind::Ext4
-    } else if compat & HAS_JOURNAL != 0 {
-        FsKind::Ext3
-    } else {
-        FsKind::Ext2
-    };
-    Ok(Some(Content { kind, label: text(slice(sb, 120, 16)), uuid: uuid(sb, 104) }))
+    Ok(None)
+}
+
+impl Content {
+    /// What the superblock of an ext volume says, or `None` when `superblock` is none.
+    #[must_use]
+    pub fn of_ext(superblock: &[u8]) -> Option<Self> {
+        let sb = superblock;
+        if slice(sb, 56, 2) != [0x53, 0xef] {
+            return None;
+        }
+        /// What ext3 knows, of the features that a reader or a writer must know.
+        const INCOMPAT_EXT3: u32 = 0x2 | 0x4 | 0x10;
+        const RO_COMPAT_EXT3: u32 = 0x1 | 0x2 | 0x4;
+        const HAS_JOURNAL: u32 = 0x4;
+        const JOURNAL_DEVICE: u32 = 0x8;
+        let (compat, incompat, ro_compat) = (le32(sb, 92), le32(sb, 96), le32(sb, 100));
+        let kind = if incompat & JOURNAL_DEVICE != 0 {
+            FsKind::ExtJournal
+        } else if incompat & !INCOMPAT_EXT3 != 0 || ro_compat & !RO_COMPAT_EXT3 != 0 {
+            FsKind::Ext4
+        } else if compat & HAS_JOURNAL != 0 {
+            FsKind::Ext3
+        } else {
+            FsKind::Ext2
+        };
+        Some(Self { kind, label: text(slice(sb, 120, 16)), uuid: uuid(sb, 104) })
+    }
 }
 
 /// Swap of machines with pages of more than 4 KiB: its magic ends the first page.

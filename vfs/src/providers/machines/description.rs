@@ -5,13 +5,13 @@
 
 use std::sync::Arc;
 
-use blockdev::{ReadAt, Result};
+use blockdev::{Error, ReadAt, Result};
 use serde_json::{Value, json};
 
-use super::{MachinePoint, discover::no_description};
+use super::MachinePoint;
 use crate::{
     node::{Attributes, File, Inode, Kind, Node, StoredDigest, Time, Xattr},
-    providers::folder::Child,
+    providers::{file_attributes, folder::Child},
 };
 
 /// Its name beside the disks.
@@ -87,21 +87,7 @@ struct Text {
 
 impl Inode for Text {
     fn attributes(&self) -> Result<Attributes> {
-        let size = self.bytes.len() as u64;
-        Ok(Attributes {
-            ino: self.ino,
-            kind: Kind::File,
-            permissions: 0o444,
-            nlink: 1,
-            uid: 0,
-            gid: 0,
-            rdev: (0, 0),
-            size,
-            allocated: size,
-            atime: self.time,
-            mtime: self.time,
-            ctime: self.time,
-        })
+        Ok(file_attributes(self.ino, 0o444, self.bytes.len() as u64, self.time))
     }
 
     fn xattrs(&self) -> Result<Vec<Xattr>> {
@@ -117,6 +103,11 @@ impl File for Text {
     fn digest(&self) -> Result<Option<StoredDigest>> {
         Ok(None)
     }
+}
+
+/// A description is no disk and may be anything: what is wrong with it.
+fn no_description(why: &str) -> Error {
+    Error::damaged(format!("machine.json: {why}"))
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use std::{
 };
 
 use blockdev::{
-    Error, ErrorKind, ReadAt, Result,
+    ReadAt, Result,
     images::{self, Format},
 };
 use volreader::{
@@ -224,9 +224,4 @@ impl Images {
         }
         self.tops.iter().map(|file| (naming::disk_of_file(file), file.clone())).collect()
     }
-}
-
-/// A description is no disk and may be anything: what is wrong with it.
-pub fn no_description(why: &str) -> Error {
-    Error::new(ErrorKind::Damaged, format!("machine.json: {why}"))
 }

@@ -1,4 +1,4 @@
-//! `machines/<machine>/@<time>/disks/<disk>.*`: restore points of machines.
+//! `machines/<machine>/@<time>/{disks/<disk>.*,files/<disk>/...}`: restore points of machines.
 //!
 //! A machine is not something that Bacula knows: it is found in the files of restore points, by a description
 //! (`machine.json`) or by the disk images themselves (`discover`). A point of a machine is one of its fileset's
@@ -20,6 +20,7 @@ use volreader::block::Session;
 pub use self::discover::Path;
 use super::{
     disks::{Subject, faces, image_in},
+    files::Guest,
     folder::{Child, Folder},
     folder_attributes, ino,
     points::PointSet,
@@ -129,7 +130,9 @@ impl MachinePoint {
         let key = [machine.as_bytes(), b"\0", self.time.as_bytes()].concat();
         let disks = self.disks.iter().flat_map(|d| faces(&d.name, &d.subject)).collect();
         let description = description::file(self, machine, ino(&[b"machine.json", &key]), time);
-        vec![Child::folder("disks", Folder::of(ino(&[b"disks", &key]), time, disks)), description]
+        let named = self.disks.iter().map(|d| (d.name.clone(), Arc::clone(&d.subject.image))).collect();
+        let files = Guest::new(named, Arc::default(), key.clone(), time).by_disk();
+        vec![Child::folder("disks", Folder::of(ino(&[b"disks", &key]), time, disks)), files, description]
     }
 }
 

@@ -1,7 +1,10 @@
 //! `revenant convert`: any disk into an image file of any kind.
 //!
 //! The target is a container of the source, whose bytes are known before they are written: so it is written by several
-//! threads, in any order, and an interrupted conversion goes on where it stopped.
+//! threads, in any order, and an interrupted conversion goes on where it stopped. `package` does the same for whole
+//! machines.
+
+mod package;
 
 use std::{
     ffi::OsStr,
@@ -35,10 +38,14 @@ use crate::{
 };
 
 pub fn run(cli: &Cli, from: &OsStr, to: &Path, options: &ConvertOptions) -> Result<u8> {
+    let writer = Writer { cli, options, cancel: cancel_flag()? };
+    if let Some(form) = package::form_of(to, options.output_format.as_deref()) {
+        return package::run(&writer, from, to, form);
+    }
     let kind = kind_of(to, options.output_format.as_deref())?;
     let source = Disks::new(cli).one(from, options.format.as_deref().map(str::parse).transpose()?)?;
     let started = Instant::now();
-    let job = Conversion { cli, source: &source, options, cancel: cancel_flag()? };
+    let job = Conversion { writer, source: &source };
     let files = job.convert(kind, to)?;
     let verified = options.verify.then(|| job.verify(kind, to)).transpose()?;
     job.tell(kind, to, &files, started, verified.is_some())?;
@@ -57,14 +64,14 @@ fn kind_of(to: &Path, named: Option<&str>) -> Result<Kind> {
     }
 }
 
-struct Conversion<'a> {
+/// How files are written, whatever is in them.
+struct Writer<'a> {
     cli: &'a Cli,
-    source: &'a DiskSource,
     options: &'a ConvertOptions,
     cancel: Arc<AtomicBool>,
 }
 
-impl Conversion<'_> {
+impl Writer<'_> {
     fn workers(&self) -> usize {
         let cores = || std::thread::available_parallelism().map_or(2, std::num::NonZero::get).min(8);
         self.options.workers.unwrap_or_else(cores)
@@ -74,33 +81,20 @@ impl Conversion<'_> {
         self.cli.sources.quiet || self.cli.sources.json
     }
 
-    /// Write the files of the image; their paths.
-    fn convert(&self, kind: Kind, to: &Path) -> Result<Vec<PathBuf>> {
-        let mut disk: Arc<dyn BlockDevice> = Arc::<Disk>::clone(&self.source.image.disk);
-        // A raw file is made sparse as it is written; in other files room has to be left out beforehand.
-        if !self.options.keep_zeros && !matches!(kind, Kind::Raw | Kind::VmdkFlat | Kind::VmdkVmfs) {
-            let counted = Arc::new(AtomicU64::new(0));
-            let bar = Bytes::show("looking for zeros", disk.size(), &counted, self.is_quiet());
-            disk = WithoutZeros::find(disk, self.workers(), &counted, &self.cancel)?;
-            bar.finish();
+    /// `disk`, whose stored zeros are holes, unless they are to be kept.
+    fn without_zeros(&self, disk: Arc<dyn BlockDevice>) -> Result<Arc<dyn BlockDevice>> {
+        if self.options.keep_zeros {
+            return Ok(disk);
         }
-        let name = to.file_name().ok_or_else(|| Error::invalid(format!("{} is no file name", to.display())))?;
-        let name = name.to_string_lossy();
-        let stem = name.strip_suffix(&format!(".{}", kind.extension())).unwrap_or(&name);
-        let mut paths = Vec::new();
-        for (number, part) in kind.parts(stem).into_iter().enumerate() {
-            let path = if number == 0 { to.to_owned() } else { to.with_file_name(&part.name) };
-            let file = match part.content {
-                Content::Image => containers::open(kind, &name, &disk, &self.source.identity)?,
-                Content::Flat => containers::open_flat(&disk)?,
-            };
-            self.write(file.as_ref(), kind, &path)?;
-            paths.push(path);
-        }
-        Ok(paths)
+        let counted = Arc::new(AtomicU64::new(0));
+        let bar = Bytes::show("looking for zeros", disk.size(), &counted, self.is_quiet());
+        let disk = WithoutZeros::find(disk, self.workers(), &counted, &self.cancel)?;
+        bar.finish();
+        Ok(disk)
     }
 
-    fn write(&self, file: &dyn ReadAt, kind: Kind, path: &Path) -> Result<()> {
+    /// Write `file`, which is `what`, to `path`; what was interrupted goes on.
+    fn write(&self, file: &dyn ReadAt, what: &str, path: &Path) -> Result<()> {
         let mut journal = path.as_os_str().to_owned();
         journal.push(".revenant-part");
         let journal = PathBuf::from(journal);
@@ -115,29 +109,62 @@ impl Conversion<'_> {
             workers: self.workers(),
             progress: Some(&counted),
             cancel: Some(&self.cancel),
-            journal: Some((journal, format!("{kind} of {}", String::from_utf8_lossy(&self.source.identity)))),
+            journal: Some((journal, what.to_owned())),
         };
         let copied = copy::copy(file, &target, &options);
         bar.finish();
         copied.map_err(|e| e.context(format_args!("{} (the same command goes on where it stopped)", path.display())))
     }
 
-    /// Read the image back and compare it with the source.
-    fn verify(&self, kind: Kind, to: &Path) -> Result<()> {
-        let written = Disks::new(self.cli)
-            .one(std::path::absolute(to).unwrap_or_else(|_| to.to_owned()).as_os_str(), Some(kind.format()))?;
+    /// Compare what was written with the disk that it is to be.
+    fn compare(&self, source: &DiskSource, written: &DiskSource) -> Result<()> {
         let counted = Arc::new(AtomicU64::new(0));
-        let (a, b) = (&self.source.image.disk, &written.image.disk);
+        let (a, b) = (&source.image.disk, &written.image.disk);
         let bar = Bytes::show("verifying", a.size(), &counted, self.is_quiet());
         let differs =
             blockdev::compare::first_difference(a.as_ref(), b.as_ref(), self.workers(), &counted, &self.cancel);
         bar.finish();
         match differs? {
             None => Ok(()),
-            Some(at) => {
-                Err(Error::damaged(format!("{} differs from {} at byte {at}", to.display(), self.source.label)))
-            }
+            Some(at) => Err(Error::damaged(format!("{} differs from {} at byte {at}", written.label, source.label))),
         }
+    }
+}
+
+struct Conversion<'a> {
+    writer: Writer<'a>,
+    source: &'a DiskSource,
+}
+
+impl Conversion<'_> {
+    /// Write the files of the image; their paths.
+    fn convert(&self, kind: Kind, to: &Path) -> Result<Vec<PathBuf>> {
+        let mut disk: Arc<dyn BlockDevice> = Arc::<Disk>::clone(&self.source.image.disk);
+        // A raw file is made sparse as it is written; in other files room has to be left out beforehand.
+        if !matches!(kind, Kind::Raw | Kind::VmdkFlat | Kind::VmdkVmfs) {
+            disk = self.writer.without_zeros(disk)?;
+        }
+        let name = to.file_name().ok_or_else(|| Error::invalid(format!("{} is no file name", to.display())))?;
+        let name = name.to_string_lossy();
+        let stem = name.strip_suffix(&format!(".{}", kind.extension())).unwrap_or(&name);
+        let mut paths = Vec::new();
+        for (number, part) in kind.parts(stem).into_iter().enumerate() {
+            let path = if number == 0 { to.to_owned() } else { to.with_file_name(&part.name) };
+            let file = match part.content {
+                Content::Image => containers::open(kind, &name, &disk, &self.source.identity)?,
+                Content::Flat => containers::open_flat(&disk)?,
+            };
+            let what = format!("{kind} of {}", String::from_utf8_lossy(&self.source.identity));
+            self.writer.write(file.as_ref(), &what, &path)?;
+            paths.push(path);
+        }
+        Ok(paths)
+    }
+
+    /// Read the image back and compare it with the source.
+    fn verify(&self, kind: Kind, to: &Path) -> Result<()> {
+        let written = Disks::new(self.writer.cli).one(absolute(to).as_os_str(), Some(kind.format()))?;
+        self.writer.compare(self.source, &written)
     }
 
     fn tell(&self, kind: Kind, to: &Path, files: &[PathBuf], started: Instant, verified: bool) -> Result<()> {
@@ -147,7 +174,7 @@ impl Conversion<'_> {
         let (length, stored) = metadata.iter().fold((0, 0), |(l, s), m| (l + m.len(), s + m.blocks() * 512));
         let virtual_size = self.source.image.disk.size();
         let mut out = output::stdout();
-        let text = if self.cli.sources.json {
+        let text = if self.writer.cli.sources.json {
             let files: Vec<_> = files.iter().map(|p| p.to_string_lossy()).collect();
             let value = json!({
                 "source": self.source.label,
@@ -173,4 +200,9 @@ impl Conversion<'_> {
         };
         output::written(writeln!(out, "{text}").and_then(|()| out.flush()))
     }
+}
+
+/// A path that cannot be taken for one of the tree.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }

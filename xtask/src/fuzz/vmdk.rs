@@ -1,9 +1,8 @@
-//! Seeds for the readers of disk images: small disks in each variant of a format, made by `qemu-img`, and by the
+//! Seeds for the reader of VMDKs: small disks in each variant, made by `qemu-img`, and by the
 //! tests' makers where it makes none.
 
 use std::fs;
 use std::path::Path;
-use std::process::Stdio;
 
 use anyhow::Result;
 
@@ -58,8 +57,7 @@ fn vmdk(folder: &Path) -> Result<()> {
     let temporary = tempfile::tempdir()?;
     let raw = temporary.path().join("disk.raw");
     fs::write(&raw, &content)?;
-    if !cmd::command("qemu-img", ["--version"]).stdout(Stdio::null()).status().is_ok_and(|status| status.success()) {
-        println!("fuzz: no qemu-img: some seeds are missing");
+    if !super::has_qemu_img("some of image_vmdk") {
         return Ok(());
     }
     for kind in ["monolithicSparse", "streamOptimized", "twoGbMaxExtentSparse", "twoGbMaxExtentFlat"] {

@@ -1,0 +1,22 @@
+//! Fuzzes FAT12, FAT16 and FAT32: the first byte of the input chooses the image that the rest changes.
+//!
+//!     cargo xtask fuzz fs_fat
+
+#![no_main]
+
+mod guest;
+
+use std::sync::OnceLock;
+
+static UNPACKED: [OnceLock<Vec<u8>>; 3] = [const { OnceLock::new() }; 3];
+const PACKED: [&[u8]; 3] = [
+    include_bytes!("../images/fat12.img.zst"),
+    include_bytes!("../images/fat16.img.zst"),
+    include_bytes!("../images/fat32.img.zst"),
+];
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    let Some((choice, rest)) = data.split_first() else { return };
+    let choice = usize::from(*choice) % PACKED.len();
+    guest::run(&UNPACKED[choice], PACKED[choice], rest);
+});

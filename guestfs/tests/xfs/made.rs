@@ -1,0 +1,56 @@
+//! Volumes made here, with what the lab's lack.
+
+use guestfs::FileSystem;
+
+use crate::{
+    common::{device, filesystem},
+    kernel::{Volume, assert_same},
+    tree,
+};
+
+/// Makes a volume with `options`, fills it through the kernel, and compares.
+fn assert_made(size: u64, options: &[&str], scale: usize) {
+    let Some(mut volume) = Volume::make(size, options) else { return };
+    let Some(()) = volume.mount("defaults") else { return };
+    tree::fill(&volume.root(), scale);
+    volume.unmount();
+    let fs = filesystem(&[device(&volume.image())]);
+    assert_eq!(fs.info().notes, Vec::<String>::new(), "{options:?}");
+    volume.mount("ro,norecovery").unwrap();
+    assert_same(fs.as_ref(), &volume.root());
+    assert_usage(fs.as_ref(), &volume, options);
+}
+
+/// The kernel keeps some blocks back, and has them neither free nor used.
+fn assert_usage(fs: &dyn FileSystem, volume: &Volume, options: &[&str]) {
+    let (found, expected) = (fs.usage().unwrap(), rustix::fs::statvfs(&volume.root()).unwrap());
+    assert_eq!(found.total, expected.f_blocks * expected.f_frsize, "{options:?}");
+    let free = expected.f_bfree * expected.f_frsize;
+    assert!(found.free >= free && found.free - free < found.total / 50, "{options:?}: {found:?}, {free} free");
+    let used = |files: u64, free: u64| files - free;
+    assert_eq!(
+        used(found.files.unwrap(), found.files_free.unwrap()),
+        used(expected.f_files, expected.f_ffree),
+        "{options:?}"
+    );
+}
+
+#[test]
+fn usual() {
+    assert_made(320 << 20, &["-L", "a label"], 3000);
+}
+
+#[test]
+fn small_blocks() {
+    assert_made(320 << 20, &["-b", "size=1024", "-n", "size=8192", "-i", "size=512,nrext64=1"], 4000);
+}
+
+#[test]
+fn large_inodes_old_times() {
+    assert_made(320 << 20, &["-i", "size=2048", "-m", "bigtime=0,rmapbt=1"], 1500);
+}
+
+#[test]
+fn large_directory_blocks() {
+    assert_made(320 << 20, &["-n", "size=65536", "-s", "size=4096", "-m", "reflink=0"], 1500);
+}

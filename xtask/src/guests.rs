@@ -1,0 +1,58 @@
+//! `cargo xtask guests`: disks with guest filesystems, made by stock tools and the kernel, for tests and benchmarks.
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::{Child, Command};
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::cmd;
+
+/// Environment variable by which tests find the images.
+pub const VARIABLE: &str = "REVENANT_GUEST_IMAGES";
+
+/// What to make.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Families: ext xfs btrfs ntfs fat exfat zfs lvm disks formats big [default: all but big]
+    families: Vec<String>,
+}
+
+/// Where the images are.
+pub fn folder() -> PathBuf {
+    std::env::var_os(VARIABLE).map_or_else(|| cmd::target().join("guest-images"), PathBuf::from)
+}
+
+/// Runs the subcommand.
+pub fn run(options: &Options) -> Result<()> {
+    cmd::run(script()?.args(&options.families))
+}
+
+/// Begins to make what tests need, beside other work. What is there already is kept.
+pub fn begin() -> Result<Child> {
+    let log = folder().with_extension("log");
+    let mut script = script()?;
+    script.args(["ext", "xfs", "btrfs", "ntfs", "fat", "exfat", "zfs", "lvm", "disks"]);
+    println!("test: making guest images in {} (what comes of it: {})", folder().display(), log.display());
+    let out = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+    script.stdout(out.try_clone()?).stderr(out).spawn().context("cannot start the maker of guest images")
+}
+
+/// Waits until they are made. A machine that cannot make some (no loop devices, not root) skips their tests.
+pub fn finish(mut maker: Child) -> Result<()> {
+    let status = maker.wait()?;
+    if !status.success() {
+        println!(
+            "test: not all guest images could be made on this machine ({status}): tests of the others are skipped"
+        );
+    }
+    Ok(())
+}
+
+fn script() -> Result<Command> {
+    fs::create_dir_all(folder()).with_context(|| format!("cannot make {}", folder().display()))?;
+    let mut script = Command::new(cmd::root().join("tests/lab/make-guest-images.sh"));
+    script.arg("-o").arg(folder());
+    Ok(script)
+}

@@ -5,7 +5,7 @@ use std::{fs, time::SystemTime};
 
 use crate::{
     common,
-    kernel::{Machine, assert_same_since, script},
+    kernel::{Machine, assert_same, script},
 };
 
 /// What is committed.
@@ -111,7 +111,7 @@ fn crash(mut machine: Machine) -> (usize, bool) {
     // This mount replays.
     let now = SystemTime::now();
     assert!(machine.mount("noatime"));
-    (assert_same_since(fs.as_ref(), &machine.root(), now), notes.iter().any(|note| note.contains("was replayed")))
+    (assert_same(fs.as_ref(), &machine.root(), Some(now)), notes.iter().any(|note| note.contains("was replayed")))
 }
 
 fn story(options: &[&str], mount: &str) {

@@ -154,7 +154,7 @@ fn many_copies() {
         for device in &devices {
             let fs = common::filesystem(&[Arc::clone(device)]);
             assert_eq!(fs.info().notes.len(), count - 1, "{:?}", fs.info().notes);
-            assert_eq!(assert_same(fs.as_ref(), &machine.root()), 51);
+            assert_eq!(assert_same(fs.as_ref(), &machine.root(), None), 51);
         }
     }
 }

@@ -1,13 +1,7 @@
-//! Images made by `mkfs.btrfs` and the kernel, and the comparison of a whole tree with the kernel's mount of it.
+//! Images made by `mkfs.btrfs` and the kernel, on one device or more, and the comparison with the kernel's mount of them.
 
 use std::{
-    collections::BTreeMap,
     ffi::OsStr,
-    fs::Metadata,
-    os::unix::{
-        ffi::OsStrExt,
-        fs::{FileTypeExt, MetadataExt},
-    },
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::Arc,
@@ -15,10 +9,10 @@ use std::{
 };
 
 use blockdev::BlockDevice;
-use guestfs::{FileId, FileSystem, Kind, Time};
+use guestfs::{FileSystem, Time};
 use tempfile::TempDir;
 
-use crate::common::{self, digest};
+use crate::common::{self, kernel::assert_same_but};
 
 /// Runs a command; its output if it succeeds.
 pub fn run(program: &str, arguments: &[&OsStr]) -> Option<String> {
@@ -121,143 +115,30 @@ impl Drop for Machine {
     }
 }
 
-/// What is compared of a file.
-#[derive(Debug, PartialEq, Eq)]
-struct Facts {
-    number: u64,
-    kind: Kind,
-    permissions: u32,
-    nlink: u32,
-    owner: (u32, u32),
-    rdev: (u32, u32),
-    size: u64,
-    allocated: u64,
-    times: [Time; 3],
-    created: Option<Time>,
-    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
-    /// Digest or target.
-    content: String,
-}
-
-/// Compares all of `fs` with what the kernel shows at `root`: names, `stat`, extended attributes, content and targets;
-/// and finding by name with listing. The number of files.
-pub fn assert_same(fs: &dyn FileSystem, root: &Path) -> usize {
-    assert_same_since(fs, root, SystemTime::now())
-}
-
-/// The same; times that the kernel set after `mounted`, in replaying a log, are not compared.
-pub fn assert_same_since(fs: &dyn FileSystem, root: &Path, mounted: SystemTime) -> usize {
-    let mounted = since_1970(mounted);
-    let top = fs.root();
-    assert_eq!(facts(fs, top), facts_of(root), "the topmost directory");
-    let (mut todo, mut count) = (vec![(top, root.to_owned())], 0);
-    while let Some((dir, place)) = todo.pop() {
-        let mut names: BTreeMap<Vec<u8>, PathBuf> = BTreeMap::new();
-        for entry in std::fs::read_dir(&place).unwrap() {
-            let entry = entry.unwrap();
-            names.insert(entry.file_name().as_bytes().to_vec(), entry.path());
-        }
-        for entry in common::entries(fs, dir).unwrap() {
-            let path = names.remove(&entry.name);
-            let path = path.unwrap_or_else(|| panic!("{} has no {:?}", place.display(), entry.name.escape_ascii()));
-            assert_eq!(fs.lookup(dir, &entry.name).unwrap(), Some(entry.id), "{}", path.display());
-            let (found, mut expected) = (facts(fs, entry.id), facts_of(&path));
-            if expected.number == 2 {
-                // What is left of a subvolume in a snapshot: the kernel makes it up, with the time of today.
-                expected = Facts { number: found.number, times: found.times, created: found.created, ..expected };
-            }
-            for (time, found) in expected.times.iter_mut().zip(found.times).filter(|(time, _)| **time > mounted) {
+/// Compares all of `fs` with what the kernel shows at `root`; the number of files. Times that the kernel set after
+/// `mounted`, in replaying a log, are not compared.
+pub fn assert_same(fs: &dyn FileSystem, root: &Path, mounted: Option<SystemTime>) -> usize {
+    let mounted = mounted.map(|time| {
+        let since = time.duration_since(UNIX_EPOCH).unwrap();
+        Time { seconds: since.as_secs().cast_signed(), nanos: since.subsec_nanos() }
+    });
+    assert_same_but(fs, root, &|found, of_kernel| {
+        let (found_times, times) = (&found.metadata, &mut of_kernel.metadata);
+        // What is left of a subvolume in a snapshot: the kernel makes it up, with the time of today.
+        let is_made_up = of_kernel.inode == 2;
+        let is_new = |time: Time| is_made_up || mounted.is_some_and(|mounted| time > mounted);
+        for (time, found) in [
+            (&mut times.accessed, found_times.accessed),
+            (&mut times.modified, found_times.modified),
+            (&mut times.changed, found_times.changed),
+        ] {
+            if is_new(*time) {
                 *time = found;
             }
-            assert_eq!(found, expected, "{}", path.display());
-            assert_eq!(entry.kind, found.kind, "{}", path.display());
-            if entry.kind == Kind::Dir {
-                todo.push((entry.id, path));
-            }
-            count += 1;
         }
-        assert!(names.is_empty(), "not found: {names:?}");
-        assert_eq!(fs.lookup(dir, b"no such name").unwrap(), None);
-    }
-    count
-}
-
-fn facts(fs: &dyn FileSystem, id: FileId) -> Facts {
-    let m = fs.metadata(id).unwrap();
-    let content = match m.kind {
-        Kind::File => digest(&common::open(fs, id).unwrap(), u64::MAX).unwrap_or_else(|e| panic!("{id:?}: {e}")),
-        Kind::Symlink => fs.link_target(id).unwrap().escape_ascii().to_string(),
-        _ => String::new(),
-    };
-    Facts {
-        number: id.number,
-        kind: m.kind,
-        permissions: m.permissions,
-        nlink: m.nlink,
-        owner: (m.uid, m.gid),
-        rdev: m.rdev,
-        size: m.size,
-        allocated: m.allocated,
-        times: [m.accessed, m.modified, m.changed],
-        created: m.created,
-        xattrs: fs.xattrs(id).unwrap().into_iter().map(|x| (x.name, x.value)).collect(),
-        content,
-    }
-}
-
-fn facts_of(path: &Path) -> Facts {
-    let m = std::fs::symlink_metadata(path).unwrap();
-    let kind = kind(&m);
-    let content = match kind {
-        Kind::File => digest(&std::fs::read(path).unwrap(), u64::MAX).unwrap(),
-        Kind::Symlink => std::fs::read_link(path).unwrap().as_os_str().as_bytes().escape_ascii().to_string(),
-        _ => String::new(),
-    };
-    let time = |seconds, nanos| Time { seconds, nanos: u32::try_from(nanos).unwrap() };
-    let rdev = m.rdev();
-    let has_device = matches!(kind, Kind::CharDevice | Kind::BlockDevice);
-    Facts {
-        number: m.ino(),
-        kind,
-        permissions: m.mode() & 0o7777,
-        nlink: u32::try_from(m.nlink()).unwrap(),
-        owner: (m.uid(), m.gid()),
-        rdev: if has_device { (rustix::fs::major(rdev), rustix::fs::minor(rdev)) } else { (0, 0) },
-        size: m.size(),
-        allocated: m.blocks() * 512,
-        times: [time(m.atime(), m.atime_nsec()), time(m.mtime(), m.mtime_nsec()), time(m.ctime(), m.ctime_nsec())],
-        created: m.created().ok().map(since_1970),
-        xattrs: xattrs(path),
-        content,
-    }
-}
-
-fn since_1970(time: SystemTime) -> Time {
-    let since = time.duration_since(UNIX_EPOCH).unwrap();
-    Time { seconds: i64::try_from(since.as_secs()).unwrap(), nanos: since.subsec_nanos() }
-}
-
-fn kind(m: &Metadata) -> Kind {
-    let t = m.file_type();
-    match () {
-        () if t.is_dir() => Kind::Dir,
-        () if t.is_file() => Kind::File,
-        () if t.is_symlink() => Kind::Symlink,
-        () if t.is_fifo() => Kind::Fifo,
-        () if t.is_char_device() => Kind::CharDevice,
-        () if t.is_block_device() => Kind::BlockDevice,
-        () => Kind::Socket,
-    }
-}
-
-fn xattrs(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
-    let mut names = vec![0; 64 << 10];
-    let len = rustix::fs::llistxattr(path, &mut names).unwrap();
-    let names = names[..len].split(|byte| *byte == 0).filter(|name| !name.is_empty());
-    let value = |name: &[u8]| {
-        let mut value = vec![0; 64 << 10];
-        let len = rustix::fs::lgetxattr(path, OsStr::from_bytes(name), &mut value).unwrap();
-        value[..len].to_vec()
-    };
-    names.map(|name| (name.to_vec(), value(name))).collect()
+        if is_made_up {
+            of_kernel.inode = found.inode;
+            times.created = found_times.created;
+        }
+    })
 }

@@ -10,10 +10,7 @@ mod devices;
 mod harmed;
 mod kernel;
 
-use std::sync::Arc;
-
-use blockdev::{ReadAt, images};
-use common::{assert_lab, assert_manifest, foreign, foreign_manifest};
+use common::{assert_lab, assert_manifest, filesystem, foreign_disk, foreign_manifest};
 
 /// Nothing that is not in the manifest.
 fn nothing(_: &str) -> bool {
@@ -49,12 +46,9 @@ fn several_devices() {
     }
 }
 
-/// A disk of a Hyper-V guest, with each compression and a subvolume that is mounted by default.
+/// A disk of a Hyper-V guest, with each compression and a subvolume.
 #[test]
 fn hyper_v_guest() {
-    let Some(bytes) = foreign("disk/btrfs.vhdx.gz") else { return };
-    let file: Arc<dyn ReadAt> = Arc::new(bytes);
-    let disk = images::open("btrfs.vhdx", file, None, &images::gate::Alone).unwrap().disk;
-    let fs = common::filesystem(&[disk]);
-    assert_manifest(fs.as_ref(), &foreign_manifest("btrfs.vhdx.p1"), nothing);
+    let Some(disk) = foreign_disk("disk/btrfs.vhdx.gz") else { return };
+    assert_manifest(filesystem(&[disk]).as_ref(), &foreign_manifest("btrfs.vhdx.p1"), nothing);
 }

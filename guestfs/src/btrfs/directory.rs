@@ -25,8 +25,8 @@ pub struct Entry<'a> {
     pub value: &'a [u8],
     /// The type, as [`kind_of_entry`](super::inode::kind_of_entry) takes it.
     pub kind: u8,
-    /// Where the next entry begins.
-    end: usize,
+    /// All of it as it is stored.
+    pub bytes: &'a [u8],
 }
 
 impl<'a> Entry<'a> {
@@ -40,7 +40,13 @@ impl<'a> Entry<'a> {
             return Err(Error::damaged(format!("has an entry with a name of {name_len} and {value_len} bytes")));
         }
         let kind = slice(rest, 29, 1).first().copied().unwrap_or(0);
-        Ok(Self { location: Key::read(rest, 0), name, value, kind, end: at + HEADER + name_len + value_len })
+        Ok(Self {
+            location: Key::read(rest, 0),
+            name,
+            value,
+            kind,
+            bytes: slice(rest, 0, HEADER + name_len + value_len),
+        })
     }
 }
 
@@ -52,7 +58,7 @@ pub fn entries(item: &[u8]) -> impl Iterator<Item = Result<Entry<'_>>> {
             return None;
         }
         let entry = Entry::read(item, at);
-        at = entry.as_ref().map_or(item.len(), |entry| entry.end);
+        at = entry.as_ref().map_or(item.len(), |entry| at + entry.bytes.len());
         Some(entry)
     })
 }

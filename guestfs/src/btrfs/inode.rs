@@ -61,7 +61,8 @@ impl Inode {
         self.flags & NO_DATA_SUM != 0
     }
 
-    pub fn metadata(&self) -> Metadata {
+    /// With what is allocated rounded up to sectors of `sector` bytes, as the kernel does.
+    pub fn metadata(&self, sector: u32) -> Metadata {
         // As the kernel counts inside: 20 bits for the minor number.
         let rdev = ((self.rdev >> 20) as u32 & 0xfff, self.rdev as u32 & 0xf_ffff);
         let has_device = matches!(self.kind, Kind::CharDevice | Kind::BlockDevice);
@@ -73,7 +74,7 @@ impl Inode {
             gid: self.gid,
             rdev: if has_device { rdev } else { (0, 0) },
             size: self.size,
-            allocated: self.bytes,
+            allocated: self.bytes.checked_next_multiple_of(sector.into()).unwrap_or(self.bytes),
             accessed: self.accessed,
             modified: self.modified,
             changed: self.changed,

@@ -22,6 +22,7 @@ mod directory;
 mod extent;
 mod inode;
 mod key;
+mod log;
 mod members;
 mod node;
 mod parity;
@@ -94,8 +95,18 @@ pub fn open(devices: &[Arc<dyn BlockDevice>]) -> Result<Arc<dyn FileSystem>> {
     let copies = chunks.copies_of_data();
     let space = Arc::new(Space::new(members, chunks));
     let nodes = Arc::new(Nodes::new(Arc::clone(&space), format));
-    let roots = Roots::new(nodes, superblock.root);
-    let logged = Sums::new();
+    let mut roots = Roots::new(Arc::clone(&nodes), superblock.root);
+    let mut logged = Sums::new();
+    if let Some(root) = superblock.log_root {
+        match log::replay(&nodes, root, &roots, superblock.sector) {
+            Ok(replayed) => {
+                notes.push("its log was replayed in memory: what was made durable after the last commit".to_owned());
+                roots = roots.changed(replayed.changes);
+                logged = replayed.sums;
+            }
+            Err(e) => notes.push(format!("its log cannot be replayed, and the last commit is shown: {e}")),
+        }
+    }
     if let Some(default) = roots.default(superblock.root_dir)?.filter(|id| *id != object::FS_TREE) {
         notes.push(format!("its default subvolume, which is mounted when none is named, is {default}"));
     }
@@ -251,7 +262,7 @@ impl FileSystem for Btrfs {
         if file.number & LEFT_OVER != 0 {
             return Ok(left_over());
         }
-        Ok(self.file(file)?.1.metadata())
+        Ok(self.file(file)?.1.metadata(self.sector))
     }
 
     fn content(&self, file: FileId) -> Result<Arc<dyn Layer>> {

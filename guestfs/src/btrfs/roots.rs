@@ -39,7 +39,7 @@ impl Roots {
 
     /// The same with subvolumes changed.
     pub fn changed(self, changes: BTreeMap<u64, Arc<Changes>>) -> Self {
-        Self { changes, ..self }
+        Self { changes, kept: Cache::new(KEPT), ..self }
     }
 
     /// The tree numbered `id`, whatever it holds.

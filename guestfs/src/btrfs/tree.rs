@@ -8,7 +8,7 @@ use blockdev::{Error, Result};
 use quick_cache::{Weighter, sync::Cache};
 
 use super::{
-    changes::Changes,
+    changes::{Change, Changes},
     key::Key,
     node::{Format, Node, Pointer},
     space::{Space, worse},
@@ -101,6 +101,22 @@ impl Tree {
     /// The same tree under `changes`.
     pub fn under(self, changes: Arc<Changes>) -> Self {
         Self { changes: Some(changes), ..self }
+    }
+
+    /// Puts `change` in the place of the item `key`.
+    ///
+    /// # Errors
+    ///
+    /// `Limit` when there are too many changes; `Invalid` when others share them.
+    pub fn put(&mut self, key: Key, change: Change) -> Result<()> {
+        let changes = self.changes.get_or_insert_default();
+        let changes = Arc::get_mut(changes).ok_or_else(|| Error::invalid("a tree that others read is changed"))?;
+        changes.put(key, change)
+    }
+
+    /// What was changed.
+    pub fn into_changes(self) -> Arc<Changes> {
+        self.changes.unwrap_or_default()
     }
 
     /// The item with exactly this key.

@@ -2,6 +2,7 @@
 //! comparison of a whole tree with such a manifest, and the test that harms metadata.
 #![allow(dead_code, reason = "each test program uses some of it")]
 
+pub mod kernel;
 #[path = "../../../tests/src/random.rs"]
 mod random;
 

@@ -257,18 +257,37 @@ fn attribute_lists() {
     drop(mount);
     let seen = assert_same(&made);
     assert_eq!(seen, 1 + 1 + 101 + 1 + 1000);
-    // Otherwise this proves nothing.
-    let parts = |record: u64| {
-        let info =
-            std::process::Command::new("ntfsinfo").args(["-f", "-i", &record.to_string()]).arg(made.image()).output();
-        let info = String::from_utf8_lossy(&info.unwrap().stdout).into_owned();
-        info.contains("ATTRIBUTE_LIST")
-    };
     let fs = made.filesystem();
     for path in ["large", "linked", "dir"] {
-        assert!(parts(at(fs.as_ref(), path).number & 0xffff_ffff), "{path} has no attribute list");
+        assert_has_list(&made, at(fs.as_ref(), path).number & 0xffff_ffff);
     }
-    assert!(parts(0), "$MFT has no attribute list");
+}
+
+/// Otherwise the test proves nothing.
+fn assert_has_list(made: &Made, record: u64) {
+    let mut info = std::process::Command::new("ntfsinfo");
+    let info = info.args(["-f", "-i", &record.to_string()]).arg(made.image()).output().unwrap();
+    let info = String::from_utf8_lossy(&info.stdout).into_owned();
+    assert!(info.contains("ATTRIBUTE_LIST"), "record {record} has no attribute list");
+}
+
+/// The table of files in so many pieces that its own run list is in records of itself.
+#[test]
+fn a_table_of_files_in_pieces() {
+    let Some(made) = Made::new(20, &["-c", "512"]) else { return };
+    let mount = made.mount("");
+    fs::create_dir(mount.path("filler")).unwrap();
+    fs::create_dir(mount.path("dir")).unwrap();
+    let name = |i: u32| mount.path(&format!("filler/{i}"));
+    let made_files = (0..).find(|i| fs::write(name(*i), [1; 16384]).is_err()).unwrap();
+    for i in (0..made_files).step_by(2) {
+        fs::remove_file(name(i)).unwrap();
+    }
+    let empty = (0..).find(|i| fs::write(mount.path(&format!("dir/{i:040}")), "").is_err()).unwrap();
+    drop(mount);
+    assert_has_list(&made, 0);
+    let seen = assert_same(&made);
+    assert!(seen > made_files as usize / 2 + empty, "{seen} files");
 }
 
 #[test]

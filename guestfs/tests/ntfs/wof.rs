@@ -43,10 +43,10 @@ fn samples() -> BTreeMap<&'static str, Vec<u8>> {
         ("code", code),
         ("mixed", mixed),
         ("few", few),
-        ("zeros", vec![0; 100_000]),
+        ("zeros", vec![0; 120_000]),
         ("period", b"abcdefg".repeat(20_000)),
         ("chunk", text[..32768].to_vec()),
-        ("short", b"short short short short short short short".to_vec()),
+        ("short", b"short ".repeat(100)),
         ("text", text),
     ])
 }

@@ -3,26 +3,29 @@
 use std::{path::Path, sync::Arc};
 
 use blockdev::{
-    BlockDevice,
-    file::HostFile,
-    images::{self, gate::HostFolder},
+    BlockDevice, ReadAt, Result,
+    images::{self, gate::Neighbours},
 };
 use guestfs::FileSystem;
 
 use crate::common::{assert_manifest, filesystems, foreign, foreign_manifest};
 use crate::lab::at;
 
+/// Image files in memory, beside each other.
+struct Beside(Vec<(String, Arc<dyn ReadAt>)>);
+
+impl Neighbours for Beside {
+    fn find(&self, name: &str) -> Result<Option<Arc<dyn ReadAt>>> {
+        Ok(self.0.iter().find(|(of, _)| of == name).map(|(_, file)| Arc::clone(file)))
+    }
+}
+
 /// The disk in the first of the image files `names`; the others are beside it.
 fn disk(names: &[&str]) -> Option<Arc<dyn BlockDevice>> {
-    let folder = tempfile::tempdir().unwrap();
-    for name in names {
-        let bytes = foreign(name)?;
-        std::fs::write(folder.path().join(file_name(name)), bytes).unwrap();
-    }
-    let first = file_name(names[0]);
-    let file = Arc::new(HostFile::open(&folder.path().join(first)).unwrap());
-    let image = images::open(first, file, None, &HostFolder::open(folder.path()).unwrap()).unwrap();
-    Some(image.disk)
+    let file = |name: &&str| Some((file_name(name).to_owned(), Arc::new(foreign(name)?) as Arc<dyn ReadAt>));
+    let files: Vec<_> = names.iter().map(file).collect::<Option<_>>()?;
+    let (name, first) = files[0].clone();
+    Some(images::open(&name, first, None, &Beside(files)).unwrap().disk)
 }
 
 fn file_name(name: &str) -> &str {

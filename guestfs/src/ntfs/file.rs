@@ -16,7 +16,7 @@ use super::{
 /// A file.
 pub struct File {
     mft: Arc<Mft>,
-    base: Arc<Record>,
+    base: Record,
     list: Option<List>,
 }
 

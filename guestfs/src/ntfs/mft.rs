@@ -5,19 +5,22 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use blockdev::{BlockDevice, Error, ErrorKind, Result};
+use blockdev::{BlockDevice, Error, ErrorKind, Result, fields::slice};
 
 use super::{
     boot::Geometry,
-    kept::Kept,
+    kept::{Kept, Weight},
     list::List,
     record::{Attribute, Record, Reference, kind},
     runs::{Extents, Home},
 };
 
-/// Memory for file records and for parts of run lists, in bytes.
-const RECORDS_MAX: u64 = 12 << 20;
+/// Memory for pieces of the table and for parts of run lists, in bytes.
+const PIECES_MAX: u64 = 16 << 20;
 const PARTS_MAX: u64 = 8 << 20;
+
+/// Bytes of the table that are read at once: files that were made together are together in it.
+const PIECE: u64 = 16 << 10;
 
 /// Runs that the table itself may have.
 const RUNS_MAX: usize = 1 << 20;
@@ -84,6 +87,15 @@ impl Clusters {
     }
 }
 
+/// Some records of the table as they are stored.
+struct Piece(Vec<u8>);
+
+impl Weight for Piece {
+    fn bytes(&self) -> usize {
+        self.0.len()
+    }
+}
+
 /// The master file table of a volume.
 pub struct Mft {
     /// The volume.
@@ -91,7 +103,7 @@ pub struct Mft {
     extents: Extents,
     /// How many records there are.
     len: u64,
-    records: Kept<u64, Record>,
+    pieces: Kept<u64, Piece>,
     parts: Kept<(u64, u16), Extents>,
     mirror_was_used: AtomicBool,
     /// Why a part of it is not known.
@@ -112,7 +124,7 @@ impl Mft {
             clusters,
             extents,
             len: size / u64::from(geometry.record),
-            records: Kept::new(RECORDS_MAX),
+            pieces: Kept::new(PIECES_MAX),
             parts: Kept::new(PARTS_MAX),
             mirror_was_used,
             incomplete: None,
@@ -149,18 +161,12 @@ impl Mft {
     }
 
     /// The record `number`, whether in use or not.
-    pub fn record(&self, number: u64) -> Result<Arc<Record>> {
-        self.records.get(&number, || self.read(number))
-    }
-
-    fn read(&self, number: u64) -> Result<Record> {
+    pub fn record(&self, number: u64) -> Result<Record> {
         if number >= self.len {
             return Err(Error::damaged(format!("NTFS file record {number} of {} does not exist", self.len)));
         }
         let geometry = &self.clusters.geometry;
-        let mut bytes = vec![0; geometry.record as usize];
-        let offset = number * u64::from(geometry.record);
-        let record = self.clusters.read(&self.extents, offset, &mut bytes).and_then(|()| Record::parse(number, bytes));
+        let record = self.bytes(number).and_then(|bytes| Record::parse(number, bytes));
         match record {
             Err(e) if number < MIRRORED && e.kind() == ErrorKind::Damaged => {
                 let copy = self.clusters.record(number, geometry.mirror_at(number)?).map_err(|_| e)?;
@@ -171,14 +177,37 @@ impl Mft {
         }
     }
 
+    /// The stored bytes of record `number`.
+    fn bytes(&self, number: u64) -> Result<Vec<u8>> {
+        let (size, per_piece) = (u64::from(self.clusters.geometry.record), self.records_per_piece());
+        let piece = self.pieces.get(&(number / per_piece), || self.piece(number / per_piece * per_piece, per_piece));
+        let within = (number % per_piece * size) as usize;
+        match piece {
+            Ok(piece) => Ok(slice(&piece.0, within, size as usize).to_vec()),
+            // Another record of the piece may be the one that cannot be read.
+            Err(_) => self.piece(number, 1).map(|piece| piece.0),
+        }
+    }
+
+    /// The bytes of `count` records from record `first` on.
+    fn piece(&self, first: u64, count: u64) -> Result<Piece> {
+        let size = u64::from(self.clusters.geometry.record);
+        let mut bytes = vec![0; (count.min(self.len - first) * size) as usize];
+        self.clusters.read(&self.extents, first * size, &mut bytes)?;
+        Ok(Piece(bytes))
+    }
+
+    fn records_per_piece(&self) -> u64 {
+        (PIECE / u64::from(self.clusters.geometry.record)).max(1)
+    }
+
     /// The part of a run list that is at `home` and begins at cluster `first` of the content.
     pub fn part(&self, home: &Home, first: u64) -> Result<Arc<Extents>> {
         self.parts.get(&(home.record.number(), home.instance), || self.decode(home, first))
     }
 
     fn decode(&self, home: &Home, first: u64) -> Result<Extents> {
-        // Not by way of the kept records: a large file would drive out all others.
-        let record = self.read(home.record.number())?;
+        let record = self.record(home.record.number())?;
         let part = record.part(home)?;
         if part.is_resident() || part.lowest_vcn() != first {
             return Err(Error::damaged(format!(

@@ -5,7 +5,7 @@ use blockdev::{
     fields::{le16, le32, le64, slice},
 };
 
-use super::{fixup, kept::Weight, runs::Home};
+use super::{fixup, runs::Home};
 
 /// Types of attributes.
 pub mod kind {
@@ -72,12 +72,6 @@ pub struct Record {
     bytes: Vec<u8>,
     /// Where each attribute is.
     attributes: Vec<(u32, u32)>,
-}
-
-impl Weight for Record {
-    fn bytes(&self) -> usize {
-        self.bytes.len() + self.attributes.len() * 8
-    }
 }
 
 impl Record {

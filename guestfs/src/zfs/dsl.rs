@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use blockdev::{Error, Result};
+use blockdev::{Error, ErrorKind, Result};
 
 use super::{
     block_pointer::BlockPointer,
@@ -12,6 +12,7 @@ use super::{
     objset::{Kind, Objset},
     order::Order,
     pool::Pool,
+    vdev::{ENTRY, Mapping},
     zap::Zap,
 };
 
@@ -24,6 +25,9 @@ const DSL_DATASET: u8 = 16;
 
 /// Bytes of the pool's configuration; that of a thousand devices has half a mebibyte.
 const CONFIG_MAX: u64 = 16 << 20;
+
+/// Entries of the table of a removed vdev, of 32 bytes in memory: one of a tebibyte has a tenth of them.
+const REMOVED_MAX: u64 = 1 << 20;
 
 /// The pool's metadata.
 pub struct Mos {
@@ -123,6 +127,35 @@ impl Mos {
             return Err(Error::damaged(format!("the pool's configuration claims {size} bytes")));
         }
         NvList::parse(&dnode.head(&self.objset.pool, size as usize)?)
+    }
+
+    /// Reads where the blocks of removed vdevs went. Such a table may lie on a vdev that was removed later: it can be read
+    /// once that one's is.
+    pub fn map_removed(&self) {
+        loop {
+            let unmapped = self.pool().vdevs().unmapped();
+            for (vdev, object) in &unmapped {
+                if let Ok(mapping) = self.mapping(*object) {
+                    self.pool().vdevs().set_mapping(*vdev, mapping);
+                }
+            }
+            if self.pool().vdevs().unmapped().len() == unmapped.len() {
+                return;
+            }
+        }
+    }
+
+    fn mapping(&self, object: u64) -> Result<Mapping> {
+        let dnode = self.objset.object(object)?;
+        // Behind the highest byte and the number of bytes that are in it.
+        let entries = dnode.order().u64(dnode.bonus(), 16);
+        if entries > REMOVED_MAX {
+            let why = format!("the table of a removed vdev has {entries} entries");
+            return Err(Error::new(ErrorKind::Limit, why));
+        }
+        let table = dnode.head(&self.objset.pool, entries as usize * ENTRY)?;
+        let order = dnode.metadata(&self.objset.pool, 0)?.map_or(dnode.order(), |block| block.order);
+        Mapping::parse(&table, order)
     }
 
     fn bonus(&self, number: u64, kind: u8, len: usize) -> Result<Dnode> {

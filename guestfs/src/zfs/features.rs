@@ -11,7 +11,7 @@ const NUMBERED_MAX: u64 = 28;
 const NAMED: u64 = 5000;
 
 /// Features that change how a pool is read, and are known here: most are about things that are not looked at.
-const KNOWN: [&str; 22] = [
+const KNOWN: [&str; 23] = [
     "com.datto:bookmark_v2",
     "com.datto:encryption",
     "com.delphix:bookmark_written",
@@ -32,6 +32,7 @@ const KNOWN: [&str; 22] = [
     "org.illumos:skein",
     "org.open-zfs:large_blocks",
     "org.openzfs:blake3",
+    "org.openzfs:raidz_expansion",
     "org.zfsonlinux:large_dnode",
     "org.zfsonlinux:longname",
 ];

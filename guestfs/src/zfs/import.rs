@@ -173,6 +173,7 @@ fn state(pointer: &BlockPointer, configs: &[NvList], devices: &Devices) -> Resul
     {
         let pool = Arc::new(Pool::new(Vdevs::new(tree.lists("children").iter(), devices)?));
         mos = Mos::open(&pool, pointer)?;
+        mos.map_removed();
     }
     let root = mos.directory(mos.root()?)?;
     let dataset = Dataset::open(&mos, root.head)?;

@@ -17,7 +17,7 @@ use super::{
     checksum::{self, Checksums, Verifier},
     compression,
     order::Order,
-    vdev::Vdevs,
+    vdev::{Place, Vdevs},
 };
 
 /// The largest block there can be: 16 MiB (feature `large_blocks`).
@@ -199,7 +199,7 @@ impl Pool {
                     if right { Ok(()) } else { Err(Error::damaged("the pieces of a block have a wrong checksum")) }
                 })
             } else {
-                self.vdevs.read(address.vdev, address.offset, buf, &mut is_right)
+                self.vdevs.read(place(pointer, address), buf, &mut is_right)
             };
             if result.is_ok() {
                 break;
@@ -217,7 +217,7 @@ impl Pool {
         let first = pointer.addresses().next().unwrap_or(address);
         let verifier = Verifier::Gang(first.vdev, first.offset, pointer.physical_birth());
         let (mut header, mut order) = ([0; GANG_HEADER], None);
-        self.vdevs.read(address.vdev, address.offset, &mut header, &mut |header| {
+        self.vdevs.read(place(pointer, address), &mut header, &mut |header| {
             order = checksum::verify(header, verifier);
             Ok(order.is_some())
         })?;
@@ -236,6 +236,11 @@ impl Pool {
         }
         if rest.is_empty() { Ok(()) } else { Err(Error::damaged("the pieces of a block are smaller than the block")) }
     }
+}
+
+/// Where the copy at `address` is.
+fn place(pointer: &BlockPointer, address: Address) -> Place {
+    Place { vdev: address.vdev, offset: address.offset, born: pointer.physical_birth() }
 }
 
 /// What a panic elsewhere left is whole: blocks are put and taken at once.

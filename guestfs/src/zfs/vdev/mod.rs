@@ -6,14 +6,18 @@
 mod galois;
 mod leaf;
 mod raidz;
+mod removed;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
 
 use blockdev::{BlockDevice, Error, ErrorKind, Result};
 
-pub use self::leaf::Leaf;
-use self::raidz::Raidz;
-use super::nvlist::NvList;
+pub use self::removed::{ENTRY, Mapping};
+use self::{leaf::Leaf, raidz::Raidz, removed::Piece};
+use super::nvlist::{NvList, Value};
 
 /// How deep vdevs may lie in each other: top-level, spare, replacing, leaf.
 const DEPTH_MAX: u32 = 8;
@@ -23,6 +27,20 @@ const TOPS_MAX: u64 = 1 << 16;
 
 /// Sectors of vdevs have from 512 bytes to 64 KiB.
 const SECTOR_SHIFTS: std::ops::RangeInclusive<u64> = 9..=16;
+
+/// How often a block may have been moved from vdevs that were removed.
+const REMOVED_DEPTH_MAX: u32 = 8;
+
+/// Where a block is.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    /// Number of the top-level vdev.
+    pub vdev: u32,
+    /// Byte of its space.
+    pub offset: u64,
+    /// The transaction group in which it was written there.
+    pub born: u64,
+}
 
 /// The devices that are at hand, by their GUID.
 pub type Devices = BTreeMap<u64, Arc<dyn BlockDevice>>;
@@ -47,6 +65,8 @@ enum Layout {
     /// The same on each.
     Mirror(Vec<Leaf>),
     Raidz(Raidz),
+    /// It was removed from the pool: where its blocks went, once that was read; and the object that says it.
+    Removed(OnceLock<Mapping>, u64),
     /// Nothing is read from it, and why.
     Unreadable(ErrorKind, String),
 }
@@ -70,30 +90,92 @@ impl Vdevs {
         Ok(Self { tops })
     }
 
-    /// Fills `buf` with what vdev `number` has at `offset` and `is_right` accepts, out of all copies and reconstructions
-    /// there are.
+    /// Fills `buf` with the block that vdev `number` has at `offset`, was written in transaction group `born`, and is
+    /// accepted by `is_right`, out of all copies and reconstructions there are.
     ///
     /// # Errors
     ///
     /// `Missing` when a device is needed that is not at hand; `Damaged` when nothing is accepted.
-    pub fn read(
+    pub fn read(&self, place: Place, buf: &mut [u8], is_right: &mut dyn FnMut(&[u8]) -> Result<bool>) -> Result<()> {
+        self.read_within(place, buf, is_right, 0)
+    }
+
+    fn read_within(
         &self,
-        number: u32,
-        offset: u64,
+        place: Place,
         buf: &mut [u8],
         is_right: &mut dyn FnMut(&[u8]) -> Result<bool>,
+        depth: u32,
     ) -> Result<()> {
-        let top = self.tops.get(&number).ok_or_else(|| {
-            Error::new(
-                ErrorKind::Missing,
-                format!("no device of vdev {number} is at hand: open the pool with them all"),
-            )
+        let Place { vdev, offset, born } = place;
+        let top = self.tops.get(&vdev).ok_or_else(|| {
+            Error::new(ErrorKind::Missing, format!("no device of vdev {vdev} is at hand: open the pool with them all"))
         })?;
         let placed = |e: Error| e.context(format!("byte {offset} of {}", top.name));
         match &top.layout {
             Layout::Mirror(leaves) => mirrored(leaves, offset, buf, is_right).map_err(placed),
-            Layout::Raidz(group) => group.read(offset, buf, is_right).map_err(placed),
+            Layout::Raidz(group) => group.read(offset, born, buf, is_right).map_err(placed),
+            Layout::Removed(mapping, _) => {
+                let mapping = mapping.get().filter(|_| depth < REMOVED_DEPTH_MAX);
+                let mapping = mapping.ok_or_else(|| {
+                    Error::damaged(format!("vdev {vdev} was removed, and where its blocks went cannot be read"))
+                })?;
+                self.read_moved(&mapping.pieces(offset, buf.len()).map_err(placed)?, born, buf, is_right, depth)
+            }
             Layout::Unreadable(kind, why) => Err(Error::new(*kind, why.clone())),
+        }
+    }
+
+    /// Fills `buf` from `pieces`. Only the whole has a checksum: of each piece, the first copies are tried, then the second.
+    fn read_moved(
+        &self,
+        pieces: &[Piece],
+        born: u64,
+        buf: &mut [u8],
+        is_right: &mut dyn FnMut(&[u8]) -> Result<bool>,
+        depth: u32,
+    ) -> Result<()> {
+        const COPIES: usize = 3;
+        let place = |piece: &Piece| Place { vdev: piece.vdev, offset: piece.offset, born };
+        if let [only] = pieces {
+            return self.read_within(place(only), buf, is_right, depth + 1);
+        }
+        for copy in 0..COPIES {
+            let mut rest = &mut *buf;
+            for piece in pieces {
+                let Some((part, tail)) = rest.split_at_mut_checked(piece.len) else { break };
+                let mut seen = 0;
+                let mut this_copy = |_: &[u8]| {
+                    seen += 1;
+                    Ok(seen > copy)
+                };
+                // The last copy there is stays in the buffer when there are fewer.
+                let read = self.read_within(place(piece), part, &mut this_copy, depth + 1);
+                if copy == 0 {
+                    read?;
+                }
+                rest = tail;
+            }
+            if is_right(buf)? {
+                return Ok(());
+            }
+        }
+        Err(Error::damaged("a block that was moved from a removed vdev has a wrong checksum"))
+    }
+
+    /// The removed vdevs of which it is not known where their blocks went, and the objects that say it.
+    pub fn unmapped(&self) -> Vec<(u32, u64)> {
+        let unmapped = |(number, top): (&u32, &Top)| match &top.layout {
+            Layout::Removed(mapping, object) if mapping.get().is_none() => Some((*number, *object)),
+            _ => None,
+        };
+        self.tops.iter().filter_map(unmapped).collect()
+    }
+
+    /// From now on it is known where the blocks of the removed vdev `number` went.
+    pub fn set_mapping(&self, number: u32, mapping: Mapping) {
+        if let Some(Top { layout: Layout::Removed(place, _), .. }) = self.tops.get(&number) {
+            place.get_or_init(|| mapping);
         }
     }
 
@@ -102,7 +184,8 @@ impl Vdevs {
         let of = |top: &Top| match &top.layout {
             _ if top.is_log => 0,
             Layout::Raidz(group) => group.usable(top.size),
-            Layout::Mirror(_) | Layout::Unreadable(..) => top.size,
+            Layout::Mirror(_) => top.size,
+            Layout::Removed(..) | Layout::Unreadable(..) => 0,
         };
         self.tops.values().map(of).fold(0, u64::saturating_add)
     }
@@ -119,7 +202,7 @@ impl Vdevs {
             match &top.layout {
                 Layout::Mirror(leaves) => missing.extend(absent(leaves)),
                 Layout::Raidz(group) => missing.extend(group.children().flat_map(absent)),
-                Layout::Unreadable(..) => {}
+                Layout::Removed(..) | Layout::Unreadable(..) => {}
             }
         }
         missing
@@ -161,11 +244,16 @@ impl Top {
             "raidz" => {
                 let children = config.lists("children").iter();
                 let children = children.map(|child| leaves(child, devices, 0)).collect::<Result<_>>()?;
-                if config.get("raidz_expand_txgs").is_some() || config.get("raidz_expanding").is_some() {
-                    let why = format!("{name} was widened by a device (raidz expansion), which cannot be read yet");
+                if config.get("raidz_expanding").is_some() {
+                    let why = format!("{name} was being widened by a device when it was copied: this cannot be read");
                     Layout::Unreadable(ErrorKind::Unsupported, why)
                 } else if SECTOR_SHIFTS.contains(&sector_shift) {
-                    Layout::Raidz(Raidz::new(children, config.number("nparity").unwrap_or(1), sector_shift as u32)?)
+                    let widened = match config.get("raidz_expand_txgs") {
+                        Some(Value::Numbers(groups)) => groups.clone(),
+                        _ => Vec::new(),
+                    };
+                    let parity = config.number("nparity").unwrap_or(1);
+                    Layout::Raidz(Raidz::new(children, parity, sector_shift as u32, widened)?)
                 } else {
                     return Err(Error::damaged(format!("{name} has sectors of 2^{sector_shift} bytes")));
                 }
@@ -175,11 +263,7 @@ impl Top {
                 let why = format!("{name} is a dRAID, which cannot be read yet");
                 Layout::Unreadable(ErrorKind::Unsupported, why)
             }
-            "indirect" => {
-                let why =
-                    format!("vdev {number} was removed from the pool, and its blocks moved: this cannot be read yet");
-                Layout::Unreadable(ErrorKind::Unsupported, why)
-            }
+            "indirect" => Layout::Removed(OnceLock::new(), config.number("com.delphix:indirect_object").unwrap_or(0)),
             "hole" | "missing" => Layout::Unreadable(
                 ErrorKind::Damaged,
                 format!("a block is on vdev {number}, which is not there any more"),

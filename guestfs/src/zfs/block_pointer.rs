@@ -105,6 +105,12 @@ impl BlockPointer {
         self.bits(61, 1) == 1
     }
 
+    /// Whether it points to the head of a set of objects, which is never encrypted itself.
+    pub fn is_objset(&self) -> bool {
+        const OBJSET: u64 = 11;
+        self.bits(48, 8) == OBJSET && self.level() == 0
+    }
+
     /// Byte order of what it points to.
     pub fn order(&self) -> Order {
         if self.bits(63, 1) == 1 { Order::Little } else { Order::Big }

@@ -28,6 +28,8 @@ pub struct Dataset {
     pub children: u64,
     /// When it was made, in seconds since 1970.
     pub created: u64,
+    /// Whether it is a volume, as far as that can be told.
+    pub is_volume: bool,
     /// Whether it has an intent log.
     pub has_log: bool,
     /// What is in it.
@@ -63,24 +65,22 @@ impl Dataset {
         let found = mos.dataset(number)?;
         let directory = mos.directory(found.directory)?;
         let is_head = directory.head == number;
-        let (state, has_log) = if found.pointer.is_encrypted() {
-            let why = "the guest encrypted it: it can be read in the guest only".to_owned();
-            (State::Unreadable(ErrorKind::Locked, why), false)
+        let opened = Objset::open(mos.pool(), &found.pointer);
+        let is_volume = opened.as_ref().is_ok_and(|objset| objset.kind == Kind::Volume);
+        let has_log = is_head && opened.as_ref().is_ok_and(|objset| objset.has_log);
+        let state = if found.pointer.is_encrypted() {
+            Err(Error::new(ErrorKind::Locked, "the guest encrypted it: it can be read in the guest only"))
         } else {
-            match Objset::open(mos.pool(), &found.pointer) {
-                Ok(objset) => {
-                    let has_log = objset.has_log && is_head;
-                    (State::of(objset).unwrap_or_else(|e| State::Unreadable(e.kind(), e.to_string())), has_log)
-                }
-                Err(e) => (State::Unreadable(e.kind(), e.to_string()), false),
-            }
+            opened.and_then(State::of)
         };
+        let state = state.unwrap_or_else(|e| State::Unreadable(e.kind(), e.to_string()));
         Ok(Self {
             is_head,
             directory: found.directory,
             snapshots: found.snapshots,
             children: if is_head { directory.children } else { 0 },
             created: found.created,
+            is_volume,
             has_log,
             state,
             name: OnceLock::new(),

@@ -16,7 +16,8 @@
 //!
 //! The root is the topmost dataset's. A dataset `pool/a/b` is the folder `a/b`, over whatever file of that name there may
 //! be in `pool/a`. Each has a folder `.zfs/snapshot` with its snapshots. A volume `pool/a/v` is the file `a/v`; its
-//! snapshots are the files in `a/.zfs/volumes/v`. What is encrypted is shown as an empty folder that gives an error.
+//! snapshots are the files in `a/.zfs/volumes/v`. What is encrypted is
+//! shown as an empty folder or file that gives an error.
 //!
 //! The state is that of the last complete transaction group, which is always consistent. What the guest wrote
 //! synchronously after it lies in intent logs, which are not replayed.

@@ -168,7 +168,7 @@ impl Pool {
             out.resize(size, 0);
             return Ok(());
         }
-        if pointer.is_encrypted() {
+        if pointer.is_encrypted() && !pointer.is_objset() {
             return Err(Error::new(ErrorKind::Locked, "the guest encrypted it: it can be read in the guest only"));
         }
         if pointer.is_embedded() {

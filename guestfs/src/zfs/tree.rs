@@ -168,8 +168,7 @@ impl Tree {
 
     /// What the topmost entry of dataset `number` is.
     fn top_kind(&self, number: u64) -> Result<Kind> {
-        let is_volume = matches!(self.dataset(number)?.state, State::Volume(_));
-        Ok(if is_volume { Kind::File } else { Kind::Dir })
+        Ok(if self.dataset(number)?.is_volume { Kind::File } else { Kind::Dir })
     }
 
     /// Whether there is a volume with snapshots directly below `dataset`.
@@ -192,7 +191,7 @@ impl Tree {
         self.children(dataset, cookie, &mut |name, head, cookie| {
             let child = self.dataset(head)?;
             let mut has_snapshots = false;
-            if matches!(child.state, State::Volume(_)) {
+            if child.is_volume {
                 self.snapshots(&child, 0, &mut |_, _, _| {
                     has_snapshots = true;
                     Ok(ControlFlow::Break(()))
@@ -351,8 +350,7 @@ impl FileSystem for Tree {
             SNAPSHOTS | VOLUME_SNAPSHOTS => Ok(top(self.snapshot(dataset, name)?)),
             VOLUMES => {
                 let Some(child) = self.child(dataset, name)? else { return Ok(None) };
-                let is_volume = matches!(self.dataset(child)?.state, State::Volume(_));
-                Ok(is_volume.then_some(FileId { tree: child, number: VOLUME_SNAPSHOTS }))
+                Ok(self.dataset(child)?.is_volume.then_some(FileId { tree: child, number: VOLUME_SNAPSHOTS }))
             }
             number => Ok(dataset.files()?.lookup(number, name)?.map(|number| FileId { tree, number })),
         })
@@ -409,6 +407,7 @@ impl FileSystem for Tree {
                     let (size, allocated) = (volume.size, volume.allocated());
                     Ok(Metadata { size, allocated, ..plain(Kind::File, 0o600, 1) })
                 }
+                (TOP, State::Unreadable(..)) if dataset.is_volume => Ok(plain(Kind::File, 0o600, 1)),
                 (TOP, State::Unreadable(..)) => Ok(plain(Kind::Dir, 0o700, 2)),
                 (number, _) => dataset.files()?.metadata(Self::object(dataset, number)?),
             }

@@ -379,8 +379,16 @@ mod tests {
     /// The columns of a block lie on different devices, and those of neighbouring blocks nowhere twice.
     #[test]
     fn columns_do_not_overlap() {
-        for (children, parity, born) in [(3, 1, 9), (4, 2, 9), (5, 3, 9), (8, 2, 9), (5, 1, 1), (6, 2, 6)] {
-            let group = group(children, parity, &[5, 7]);
+        let cases: [(_, _, _, &[u64]); 6] = [
+            (3, 1, 9, &[]),
+            (4, 2, 9, &[]),
+            (5, 3, 9, &[7]),
+            (8, 2, 9, &[5, 7]),
+            (5, 1, 1, &[5, 7]),
+            (6, 2, 6, &[5, 7]),
+        ];
+        for (children, parity, born, widened) in cases {
+            let group = group(children, parity, widened);
             let mut taken = BTreeSet::new();
             let mut offset = 0;
             for sectors in 1..60 {

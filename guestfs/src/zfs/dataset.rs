@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use blockdev::{Error, ErrorKind, Result};
 
 use super::{
+    block_pointer::BlockPointer,
     content::Content,
     dsl::Mos,
     objset::{Kind, Objset},
@@ -30,8 +31,8 @@ pub struct Dataset {
     pub created: u64,
     /// Whether it is a volume, as far as that can be told.
     pub is_volume: bool,
-    /// Whether it has an intent log.
-    pub has_log: bool,
+    /// Its intent log, where it has one.
+    pub log: Option<BlockPointer>,
     /// What is in it.
     pub state: State,
     /// Its name, once it was needed for a message.
@@ -67,7 +68,7 @@ impl Dataset {
         let is_head = directory.head == number;
         let opened = Objset::open(mos.pool(), &found.pointer);
         let is_volume = opened.as_ref().is_ok_and(|objset| objset.kind == Kind::Volume);
-        let has_log = is_head && opened.as_ref().is_ok_and(|objset| objset.has_log);
+        let log = opened.as_ref().ok().map(|objset| objset.log).filter(|log| is_head && !log.is_hole());
         let state = if found.pointer.is_encrypted() {
             Err(Error::new(ErrorKind::Locked, "the guest encrypted it: it can be read in the guest only"))
         } else {
@@ -81,7 +82,7 @@ impl Dataset {
             children: if is_head { directory.children } else { 0 },
             created: found.created,
             is_volume,
-            has_log,
+            log,
             state,
             name: OnceLock::new(),
         })

@@ -1,7 +1,10 @@
 //! From devices to a pool: which of them belong to it, how they are arranged, and the state at the last transaction group
 //! that can be read.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    sync::Arc,
+};
 
 use blockdev::{BlockDevice, Error, ErrorKind, Result};
 
@@ -28,6 +31,8 @@ pub struct Imported {
     pub mos: Mos,
     /// The topmost directory of datasets.
     pub root: u64,
+    /// The transaction group that is shown.
+    pub group: u64,
     /// Its name.
     pub name: Option<String>,
     /// Its GUID.
@@ -69,7 +74,7 @@ pub fn import(devices: &[Arc<dyn BlockDevice>]) -> Result<Imported> {
         notes.push(format!("{name} is not at hand: its copies are made from other devices where there are any"));
     }
     let root = mos.root()?;
-    Ok(Imported { mos, root, name: newest.text("name"), guid, notes })
+    Ok(Imported { mos, root, group, name: newest.text("name"), guid, notes })
 }
 
 /// Which of `devices` belong to the pool of the first.
@@ -98,11 +103,14 @@ fn members(devices: &[Arc<dyn BlockDevice>]) -> Result<Members> {
         }
         if pool != members.guid {
             members.notes.push(format!("device {index} belongs to another pool and is left out"));
-        } else if members.devices.contains_key(&guid) {
-            members.notes.push(format!("device {index} is a copy of another and is left out"));
-        } else {
-            members.devices.insert(guid, Arc::clone(device));
-            members.configs.push(config);
+            continue;
+        }
+        match members.devices.entry(guid) {
+            Entry::Occupied(_) => members.notes.push(format!("device {index} is a copy of another and is left out")),
+            Entry::Vacant(place) => {
+                place.insert(Arc::clone(device));
+                members.configs.push(config);
+            }
         }
     }
     if let (true, Some(e)) = (members.configs.is_empty(), failed) {

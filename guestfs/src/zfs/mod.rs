@@ -10,6 +10,7 @@
 //! * `zap`, `nvlist`: names with values, in hash tables and in packed lists;
 //! * `dsl`, `features`: the pool's own objects: which datasets there are, and what must be known to read them;
 //! * `dataset`, `zpl`, `content`: trees of files and volumes;
+//! * `log`: what is known to lack;
 //! * `tree`: all datasets as one tree.
 //!
 //! # The tree
@@ -32,6 +33,7 @@ mod dsl;
 mod features;
 mod import;
 mod label;
+mod log;
 mod nvlist;
 mod objset;
 mod order;

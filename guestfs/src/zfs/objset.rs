@@ -6,7 +6,7 @@ use std::sync::Arc;
 use blockdev::{Error, Result};
 
 use super::{
-    block_pointer::{BlockPointer, SIZE},
+    block_pointer::BlockPointer,
     dnode::{Dnode, SLOT},
     pool::Pool,
 };
@@ -33,8 +33,8 @@ pub struct Objset {
     pub pool: Arc<Pool>,
     /// What it is.
     pub kind: Kind,
-    /// Whether it has an intent log.
-    pub has_log: bool,
+    /// Its intent log; a hole where it has none.
+    pub log: BlockPointer,
     table: Dnode,
 }
 
@@ -61,9 +61,9 @@ impl Objset {
             3 => Kind::Volume,
             other => Kind::Other(other),
         };
-        let has_log = kind != Kind::Meta && LOG + SIZE <= KIND && !block.pointer(LOG).is_hole();
+        let log = block.pointer(LOG);
         let table = Dnode::parse(block, 0)?;
-        Ok(Self { pool: Arc::clone(pool), kind, has_log, table })
+        Ok(Self { pool: Arc::clone(pool), kind, log, table })
     }
 
     /// Object `number`.

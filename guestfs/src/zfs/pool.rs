@@ -16,6 +16,7 @@ use super::{
     block_pointer::{Address, BlockPointer, SIZE},
     checksum::{self, Checksums, Verifier},
     compression,
+    log::{self, LogBlock},
     order::Order,
     vdev::{Place, Vdevs},
 };
@@ -30,6 +31,9 @@ const KEPT_BLOCK_MAX: usize = 1 << 20;
 
 /// Bound of the kept large blocks of content, which are read in pieces, in bytes.
 const LARGE_MAX: usize = 32 << 20;
+
+/// The largest block of an intent log.
+const LOG_BLOCK_MAX: usize = 1 << 20;
 
 /// Bytes of a gang header in its usual form, and pointers in it.
 const GANG_HEADER: usize = 512;
@@ -185,6 +189,33 @@ impl Pool {
         self.stored(pointer, &mut packed, 0)?;
         out.resize(size, 0);
         compression::unpack(pointer.compression(), &mut packed, out)
+    }
+
+    /// The block of an intent log that `pointer` points to; `None` where there is none.
+    ///
+    /// # Errors
+    ///
+    /// `Missing` when the devices it is on are not at hand.
+    pub fn log_block(&self, pointer: &BlockPointer) -> Result<Option<LogBlock>> {
+        if pointer.is_hole() || pointer.is_embedded() || pointer.is_encrypted() || pointer.stored_size() > LOG_BLOCK_MAX
+        {
+            return Ok(None);
+        }
+        let mut block = vec![0; pointer.stored_size()];
+        let mut order = None;
+        for address in pointer.addresses().filter(|address| !address.gang) {
+            let read = self.vdevs.read(place(pointer, address), &mut block, &mut |block| {
+                let (covered, verifier) = log::checked(pointer, block)?;
+                order = checksum::verify(block.get(..covered).unwrap_or_default(), verifier);
+                Ok(order.is_some())
+            });
+            match (read, order) {
+                (Ok(()), Some(order)) => return Ok(Some(LogBlock::new(pointer, block, order))),
+                (Err(e), _) if e.kind() == ErrorKind::Missing => return Err(e),
+                _ => {}
+            }
+        }
+        Ok(None)
     }
 
     /// Fills `buf`, which has its stored size, with what is stored of the block.

@@ -12,13 +12,14 @@ use super::{
     dataset::{Dataset, State},
     dsl::Mos,
     import::Imported,
+    log,
 };
 use crate::{DirEntry, FileId, FileSystem, Info, Kind, Metadata, Stream, Time, Usage, Xattr};
 
 /// Opened datasets that are kept.
 const DATASETS_KEPT: usize = 256;
 
-/// Datasets whose intent logs are looked for when the pool is opened, and that are named in the note on them.
+/// Datasets whose intent logs are looked for when the pool is opened, and that the note on them names.
 const LOGS_LOOKED_AT: usize = 64;
 const LOGS_NAMED: usize = 8;
 
@@ -61,23 +62,25 @@ impl Tree {
     ///
     /// When the topmost cannot be found.
     pub fn new(imported: Imported) -> Result<Self> {
-        let Imported { mos, root: root_directory, name, guid, notes } = imported;
+        let Imported { mos, root: root_directory, group, name, guid, notes } = imported;
         let root = mos.directory(root_directory)?.head;
         let block_size = mos.pool().vdevs().sector_size();
         let info = Info { kind: FsKind::Zfs, label: name, uuid: Some(guid.to_string()), block_size, notes };
         let mut tree = Self { mos, info, root_directory, root, datasets: Cache::new(DATASETS_KEPT) };
-        tree.note_logs();
+        tree.note_logs(group);
         Ok(tree)
     }
 
-    /// Notes which datasets have an intent log.
-    fn note_logs(&mut self) {
+    /// Notes which datasets have something in their intent logs that is not in transaction group `group`.
+    fn note_logs(&mut self, group: u64) {
         let (mut logs, mut looked_at) = (Vec::new(), 0);
         let mut todo = vec![self.root];
         while let Some(number) = todo.pop() {
             looked_at += 1;
             let Ok(dataset) = self.dataset(number) else { continue };
-            if dataset.has_log {
+            // Where a log cannot be read, more may lack.
+            let has_more = |log| log::has_more(self.mos.pool(), log, group).unwrap_or(true);
+            if dataset.log.is_some_and(has_more) {
                 logs.push(self.name(number, &dataset));
             }
             let _ = self.children(&dataset, 0, &mut |_, head, _| {
@@ -93,7 +96,7 @@ impl Tree {
             let more = if logs.len() > LOGS_NAMED { " and others" } else { "" };
             logs.truncate(LOGS_NAMED);
             self.info.notes.push(format!(
-                "intent logs are not replayed: what was written synchronously in the last seconds may lack in {}{more}",
+                "what was written synchronously just before the copy lacks, since intent logs are not replayed: in {}{more}",
                 logs.join(", ")
             ));
         }

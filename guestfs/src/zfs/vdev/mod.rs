@@ -9,7 +9,7 @@ mod raidz;
 mod removed;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     sync::{Arc, OnceLock},
 };
 
@@ -83,7 +83,7 @@ impl Vdevs {
             let number = config.number("id").filter(|id| *id < TOPS_MAX);
             let number = number.ok_or_else(|| Error::damaged("the pool's configuration numbers its vdevs wrongly"))?;
             // The first is the most recent.
-            if let std::collections::btree_map::Entry::Vacant(place) = tops.entry(number as u32) {
+            if let Entry::Vacant(place) = tops.entry(number as u32) {
                 place.insert(Top::new(config, number, devices)?);
             }
         }
@@ -201,7 +201,7 @@ impl Vdevs {
         for top in self.tops.values().filter(|top| !top.is_log) {
             match &top.layout {
                 Layout::Mirror(leaves) => missing.extend(absent(leaves)),
-                Layout::Raidz(group) => missing.extend(group.children().flat_map(absent)),
+                Layout::Raidz(group) => missing.extend(group.children().flat_map(|leaves| absent(leaves))),
                 Layout::Removed(..) | Layout::Unreadable(..) => {}
             }
         }
@@ -209,7 +209,7 @@ impl Vdevs {
     }
 }
 
-fn absent(leaves: &Vec<Leaf>) -> impl Iterator<Item = &str> {
+fn absent(leaves: &[Leaf]) -> impl Iterator<Item = &str> {
     leaves.iter().filter(|leaf| leaf.device.is_none()).map(|leaf| leaf.name.as_str())
 }
 

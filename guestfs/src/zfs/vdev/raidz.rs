@@ -39,6 +39,9 @@ struct Column {
     len: usize,
 }
 
+/// Whether the block is right when it is put together out of the stripes, and of the data that was made anew for some.
+type Accepted<'a> = &'a mut dyn FnMut(&[Stripe], &[Option<Vec<u8>>]) -> Result<bool>;
+
 impl Raidz {
     /// The group of `children` with `parity` parities and sectors of `1 << sector_shift` bytes, which was widened in the
     /// transaction groups `widened`.
@@ -193,12 +196,7 @@ impl Raidz {
 
     /// Makes what is on the unreadable devices anew, and with it what is on every set of others that parity suffices for,
     /// until the block is accepted.
-    fn reconstruct(
-        &self,
-        stripes: &[Stripe],
-        unreadable: &[usize],
-        accepted: &mut dyn FnMut(&[Stripe], &[Option<Vec<u8>>]) -> Result<bool>,
-    ) -> Result<bool> {
+    fn reconstruct(&self, stripes: &[Stripe], unreadable: &[usize], accepted: Accepted<'_>) -> Result<bool> {
         let Some(spare) = self.parity.checked_sub(unreadable.len()) else { return Ok(false) };
         let used = |child: &usize| stripes.iter().flat_map(|stripe| &stripe.columns).any(|c| c.child == *child);
         let suspects: Vec<usize> = (0..self.children.len()).filter(|n| !unreadable.contains(n)).filter(used).collect();

@@ -195,9 +195,11 @@ fn lab_images_as_7z_has_them() {
 fn short_names_have_a_code_page() {
     let files = [("ÄÖÜ.TXT", vec![1]), ("ümläut-ß.txt", vec![2]), ("å.é", vec![3]), ("Ñandú", vec![4])];
     let Some(made) = Made::new(1, &["-F", "12"], &files) else { return };
+    run("mlabel", &["-i", made.image().to_str().unwrap(), "::MÜSIK ÅÅ"]);
     let bytes = made.bytes();
     assert!(bytes.windows(8).any(|w| w == b"\x8e\x99\x9a     "), "mtools did not write code page 850");
     let fs = filesystem(&[in_memory(bytes)]);
+    assert_eq!(fs.info().label.as_deref(), Some("MÜSIK ÅÅ"));
     assert_manifest(fs.as_ref(), &manifest_of(&made.tree()), |_| false);
 }
 

@@ -84,22 +84,28 @@ impl Short {
         times::time(le16(&self.0, 18), 0, 0)
     }
 
+    /// The volume's label, if it is that.
+    pub fn label(&self) -> Option<String> {
+        let is_label = !matches!(self.0[0], NEVER_USED | DELETED) && self.attributes() & LONG_NAME_MASK != LONG_NAME;
+        (is_label && self.attributes() & VOLUME != 0).then(|| self.letters(0, 11)).filter(|label| !label.is_empty())
+    }
+
+    /// The `len` bytes of the name at `at` as letters, without spaces at their end.
+    fn letters(&self, at: usize, len: usize) -> String {
+        let bytes = self.0.iter().skip(at).take(len).enumerate();
+        let letters = bytes.map(|(n, byte)| if at + n == 0 && *byte == IS_E5 { 0xe5 } else { *byte }).map(oem::letter);
+        letters.collect::<String>().trim_end_matches(' ').to_owned()
+    }
+
     /// The short name. Windows NT has bits for a base and an extension that were lower case.
     fn name(&self) -> Vec<u8> {
         const LOWER_BASE: u8 = 0x08;
         const LOWER_EXTENSION: u8 = 0x10;
-        let mut bytes = self.0;
-        if bytes[0] == IS_E5 {
-            bytes[0] = 0xe5;
-        }
-        let letters = |bytes: &[u8], lower: u8| -> String {
-            let end = bytes.iter().rposition(|b| *b != b' ').map_or(0, |last| last + 1);
-            let letters = bytes.iter().take(end).map(|b| oem::letter(*b));
-            if self.0[12] & lower != 0 { letters.flat_map(char::to_lowercase).collect() } else { letters.collect() }
+        let part = |at: usize, len: usize, lower: u8| {
+            let letters = self.letters(at, len);
+            if self.0[12] & lower != 0 { letters.to_lowercase() } else { letters }
         };
-        let [base @ .., _, _, _] = bytes.first_chunk::<11>().unwrap_or(&[b' '; 11]);
-        let mut name = letters(base, LOWER_BASE);
-        let extension = letters(bytes.get(8..11).unwrap_or_default(), LOWER_EXTENSION);
+        let (mut name, extension) = (part(0, 8, LOWER_BASE), part(8, 3, LOWER_EXTENSION));
         if !extension.is_empty() {
             name.push('.');
             name.push_str(&extension);
@@ -267,5 +273,7 @@ mod tests {
         let mut label = slot(CASE_BITS);
         label[11] = VOLUME;
         assert_eq!(entries(&[label, [0; SLOT], letter]), []);
+        assert_eq!(Short(label).label().as_deref(), Some("~TILDE$ TMP"));
+        assert_eq!(Short(letter).label(), None);
     }
 }

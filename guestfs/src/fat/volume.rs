@@ -72,9 +72,10 @@ impl Fat {
                 Region::Chain(chain.map_err(|e| e.context("the root directory"))?)
             }
         };
-        let (label, uuid) = content.map_or((None, None), |content| (content.label, content.uuid));
-        let info = Info { kind: boot.kind(), label, uuid, block_size: boot.heap.size, notes };
         let slots = Slots::new(Arc::clone(&clusters));
+        let (label, uuid) = content.map_or((None, None), |content| (content.label, content.uuid));
+        let label = label_in(&slots, &root).or(label);
+        let info = Info { kind: boot.kind(), label, uuid, block_size: boot.heap.size, notes };
         Ok(Self { boot, info, clusters, slots, names: Names::new(), root, free: OnceLock::new() })
     }
 
@@ -224,6 +225,19 @@ impl FileSystem for Fat {
     fn xattrs(&self, _: FileId) -> Result<Vec<Xattr>> {
         Ok(Vec::new())
     }
+}
+
+/// The label among the first slots of the root directory. What cannot be read there is said when it is listed.
+fn label_in(slots: &Slots, root: &Region) -> Option<String> {
+    /// It is the first one, since formatting makes it.
+    const LOOKED_AT: u32 = 2048;
+    let mut label = None;
+    let _ = slots.visit(root, 0, &mut |slot| {
+        label = Short(*slot.bytes).label();
+        let is_over = label.is_some() || slot.index >= LOOKED_AT || slot.bytes[0] == 0;
+        Ok(if is_over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    });
+    label
 }
 
 fn no_such(file: FileId) -> Error {

@@ -270,18 +270,13 @@ fn escaped(name: &[u8]) -> String {
 /// Compares the whole tree of `fs` with `manifest`: every line must be there, and nothing else but what `extra` accepts
 /// (paths that the manifest's maker leaves out). A line of type `e` is a file that the maker could not read either.
 pub fn assert_manifest(fs: &dyn FileSystem, manifest: &str, extra: impl Fn(&str) -> bool) {
-<<<<<<< HEAD
-    let found = walk(fs, usize::MAX, u64::MAX);
-    let mut errors: BTreeMap<String, String> = found.errors.iter().map(|(p, e)| (p.clone(), e.to_string())).collect();
-    let mut wrong = Vec::new();
-=======
     assert_walked(walk(fs, usize::MAX, u64::MAX), manifest, extra);
 }
 
 /// The same for a tree that was walked: what was met as an error, or not at all, is wrong.
 pub fn assert_walked(found: Walk, manifest: &str, extra: impl Fn(&str) -> bool) {
-    let mut wrong: Vec<String> = found.errors.iter().map(|(path, e)| format!("{path}: {e}")).collect();
->>>>>>> fs-zfs
+    let mut errors: BTreeMap<String, String> = found.errors.iter().map(|(p, e)| (p.clone(), e.to_string())).collect();
+    let mut wrong = Vec::new();
     let mut rest = found.lines;
     let mut expected = 0;
     for row in manifest.lines().filter(|row| !row.is_empty()) {

@@ -64,7 +64,8 @@ pub const fn has_members(kind: FsKind) -> bool {
 }
 
 /// Whether a family here reads `kind`.
-const fn is_readable(kind: FsKind) -> bool {
+#[must_use]
+pub const fn is_readable(kind: FsKind) -> bool {
     use FsKind::{Btrfs, ExFat, Ext2, Ext3, Ext4, Fat12, Fat16, Fat32, Ntfs, Refs, Xfs, Zfs};
     matches!(kind, Ext2 | Ext3 | Ext4 | Xfs | Btrfs | Ntfs | Refs | Fat12 | Fat16 | Fat32 | ExFat | Zfs)
 }

@@ -7,6 +7,7 @@ use blockdev::{
     images::{Disk, Member},
     partitions::{self, FsKind, Scheme, Survey, Volume},
 };
+use guestfs::os::{self, System};
 use serde_json::{Value, json};
 
 use super::source::{DiskSource, Disks};
@@ -48,6 +49,7 @@ struct Machine<'a> {
     /// Bytes that are stored, of each disk.
     allocated: Vec<u64>,
     survey: Survey,
+    system: Option<System>,
 }
 
 impl<'a> Machine<'a> {
@@ -57,7 +59,9 @@ impl<'a> Machine<'a> {
             .map(|s| (s.label.clone(), Arc::<Disk>::clone(&s.image.disk) as Arc<dyn BlockDevice>))
             .collect();
         let allocated = sources.iter().map(|s| allocated(s.image.disk.as_ref())).collect::<Result<_>>()?;
-        Ok(Self { sources, allocated, survey: partitions::survey(&disks) })
+        let survey = partitions::survey(&disks);
+        let system = system(&survey);
+        Ok(Self { sources, allocated, survey, system })
     }
 
     /// The volumes that have a part on a disk.
@@ -65,8 +69,11 @@ impl<'a> Machine<'a> {
         self.survey.volumes.iter().filter(move |v| v.disks.iter().any(|d| d == label))
     }
 
-    /// How the machine would be started, as far as its partitions tell.
+    /// How the machine would be started, as far as its disks tell.
     fn firmware(&self) -> Option<&'static str> {
+        if let Some(firmware) = self.system.as_ref().and_then(|s| s.firmware) {
+            return Some(firmware.name());
+        }
         let volumes = &self.survey.volumes;
         let is_esp = |v: &&Volume| v.kind.as_ref().is_some_and(|k| k.name.contains("EFI"));
         if volumes.iter().any(|v| v.scheme == Scheme::Gpt && is_esp(&v)) {
@@ -75,14 +82,39 @@ impl<'a> Machine<'a> {
         volumes.iter().any(|v| v.scheme == Scheme::Mbr && v.active).then_some("bios")
     }
 
-    /// The family of the system, as far as its filesystems tell.
+    /// The family of the system: as it says itself, or as its filesystems tell.
     fn family(&self) -> Option<&'static str> {
+        if let Some(system) = &self.system {
+            return Some(system.family.name());
+        }
         let kinds: Vec<_> = self.survey.volumes.iter().filter_map(|v| Some(v.content.as_ref()?.kind)).collect();
         let any = |wanted: &[FsKind]| kinds.iter().any(|k| wanted.contains(k));
         if any(&[FsKind::Ntfs, FsKind::Refs, FsKind::BitLocker]) {
             return Some("windows");
         }
         any(&[FsKind::Ext2, FsKind::Ext3, FsKind::Ext4, FsKind::Xfs, FsKind::Btrfs]).then_some("linux")
+    }
+
+    /// What is known of the guest, for programs.
+    fn guest(&self) -> Value {
+        let mut guest = json!({ "family": self.family(), "firmware": self.firmware() });
+        if let (Some(s), Value::Object(guest)) = (&self.system, &mut guest) {
+            guest.insert("name".into(), json!(s.name));
+            guest.insert("version".into(), json!(s.version));
+            guest.insert("architecture".into(), json!(s.architecture));
+            guest.insert("hostname".into(), json!(s.hostname));
+            guest.insert("kernels".into(), json!(s.kernels));
+            guest.insert("notes".into(), json!(s.notes));
+        }
+        guest
+    }
+
+    /// Where the files of `volume` are in the tree.
+    fn tree_path(&self, volume: &Volume) -> Option<String> {
+        let has_files = volume.content.as_ref().is_some_and(|c| guestfs::open::is_readable(c.kind));
+        let first = self.sources.iter().find(|s| volume.disks.contains(&s.label))?;
+        let folder = first.files.as_ref().filter(|_| has_files && volume.device.is_some())?;
+        Some(format!("{folder}/{}", volume.name))
     }
 
     fn values(&self) -> Vec<Value> {
@@ -101,8 +133,8 @@ impl<'a> Machine<'a> {
                 "chain": source.image.members.iter().map(member_value).collect::<Vec<_>>(),
                 "partition_table": table.map(|d| d.scheme.name()),
                 "disk_id": table.and_then(|d| d.id.as_deref()),
-                "volumes": self.volumes_of(&source.label).map(volume_value).collect::<Vec<_>>(),
-                "guest": { "family": self.family(), "firmware": self.firmware() },
+                "volumes": self.volumes_of(&source.label).map(|v| volume_value(v, self.tree_path(v))).collect::<Vec<_>>(),
+                "guest": self.guest(),
                 "notes": self.notes(source),
             })
         };
@@ -172,9 +204,33 @@ impl<'a> Machine<'a> {
                 writeln!(out, "{}: {note}", volume.name)?;
             }
         }
-        let guest: Vec<_> = [self.family(), self.firmware()].into_iter().flatten().collect();
-        if guest.is_empty() { Ok(()) } else { writeln!(out, "\nguest: {}", guest.join(", ")) }
+        self.print_guest(out)
     }
+
+    fn print_guest(&self, out: &mut dyn Write) -> std::io::Result<()> {
+        let Some(system) = &self.system else {
+            let guest: Vec<_> = [self.family(), self.firmware()].into_iter().flatten().collect();
+            return if guest.is_empty() { Ok(()) } else { writeln!(out, "\nguest: {}", guest.join(", ")) };
+        };
+        let version = system.version.as_deref().unwrap_or_default();
+        let facts = [system.architecture.as_deref(), self.firmware(), system.hostname.as_deref()];
+        let facts: Vec<_> = facts.into_iter().flatten().filter(|f| !f.is_empty()).collect();
+        let comma = if facts.is_empty() { "" } else { ", " };
+        writeln!(out, "\nguest: {}{comma}{}", format!("{} {version}", system.name).trim(), facts.join(", "))?;
+        if !system.kernels.is_empty() {
+            writeln!(out, "  kernels: {}", system.kernels.join(", "))?;
+        }
+        system.notes.iter().try_for_each(|note| writeln!(out, "  note: {note}"))
+    }
+}
+
+/// Who the guest on these volumes is. Filesystems that cannot be opened say nothing.
+fn system(survey: &Survey) -> Option<System> {
+    let opened: Vec<_> = guestfs::find(&survey.volumes)
+        .iter()
+        .filter_map(|found| Some((survey.volumes.get(*found.volumes.first()?)?, found.open().ok()?)))
+        .collect();
+    os::identify(&survey.disks, &opened)
 }
 
 /// Bytes that a disk stores.
@@ -216,7 +272,7 @@ fn member_value(member: &Member) -> Value {
     })
 }
 
-fn volume_value(volume: &Volume) -> Value {
+fn volume_value(volume: &Volume, tree_path: Option<String>) -> Value {
     let content = volume.content.as_ref();
     json!({
         "name": volume.name,
@@ -233,6 +289,7 @@ fn volume_value(volume: &Volume) -> Value {
         "partition_label": volume.label,
         "partition_uuid": volume.uuid,
         "readable": volume.device.is_some(),
+        "tree_path": tree_path,
         "notes": volume.notes,
     })
 }

@@ -30,6 +30,8 @@ pub struct DiskSource {
     pub image: Arc<Image>,
     /// Stands for it: the same disk of the same backup has the same.
     pub identity: Vec<u8>,
+    /// The folder of the tree with the files of its volumes; of an image of the host as it would be with `--image`.
+    pub files: Option<String>,
 }
 
 /// Finds disks by what the user calls them; the volumes are opened when the first is in the tree.
@@ -121,7 +123,8 @@ impl<'a> Disks<'a> {
     fn of_file(&self, label: &str, file: &dyn File, format: Option<Format>) -> Result<Vec<DiskSource>> {
         let identity = label.as_bytes().to_vec();
         if let Some(image) = file.image()? {
-            return Ok(vec![DiskSource { identity, label: label.to_owned(), image }]);
+            let files = files_of_face(label);
+            return Ok(vec![DiskSource { identity, label: label.to_owned(), image, files }]);
         }
         let (folder, name) = label.trim_end_matches('/').rsplit_once('/').unwrap_or(("", label));
         let Node::Dir(folder) = self.tree()?.resolve(OsStr::new(folder))? else {
@@ -132,7 +135,7 @@ impl<'a> Disks<'a> {
             disks::content(file)?,
             format,
             || Ok(NodeFolder(Arc::clone(&folder))),
-            (label.to_owned(), identity),
+            Place { label: label.to_owned(), identity, files: None },
         )
     }
 }
@@ -149,7 +152,27 @@ fn of_host(path: &Path, label: String, format: Option<Format>) -> Result<Vec<Dis
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
     let identity = path.canonicalize().unwrap_or_else(|_| path.to_owned()).into_os_string().into_encoded_bytes();
-    opened(&name, file, format, || HostFolder::open(folder), (label, identity))
+    let files = Some(format!("images/{name}/files"));
+    opened(&name, file, format, || HostFolder::open(folder), Place { label, identity, files })
+}
+
+/// What a file is called, and where its volumes are shown.
+struct Place {
+    label: String,
+    identity: Vec<u8>,
+    files: Option<String>,
+}
+
+/// Where the files of a disk are whose face is `label`: `machines/NAME/@TIME/disks/disk0.raw`.
+fn files_of_face(label: &str) -> Option<String> {
+    let label = label.trim_matches('/');
+    let (point, face) = label.rsplit_once("/disks/")?;
+    let (disk, _) = face.rsplit_once('.')?;
+    match point.split('/').next()? {
+        "images" => Some(format!("{point}/files")),
+        "machines" => Some(format!("{point}/files/{disk}")),
+        _ => None,
+    }
 }
 
 /// The disks in `file`: an image, or those of a package.
@@ -158,18 +181,22 @@ fn opened<N: Neighbours + 'static>(
     file: Arc<dyn ReadAt>,
     format: Option<Format>,
     neighbours: impl Fn() -> Result<N>,
-    (label, identity): (String, Vec<u8>),
+    place: Place,
 ) -> Result<Vec<DiskSource>> {
+    let Place { label, identity, files } = place;
     if format.is_none()
         && let Some(package) = Package::open(&file, neighbours()?)?
     {
         let disk = |number: usize| {
             let label = format!("{label}/disk{number}");
+            // The volumes of a package's only disk are not in a folder of that disk.
+            let alone = package.disks().len() == 1;
+            let files = files.as_ref().map(|f| if alone { f.clone() } else { format!("{f}/disk{number}") });
             let identity = [&identity[..], format!("\0{number}").as_bytes()].concat();
-            Ok(DiskSource { label, image: Arc::new(package.open_disk(number)?), identity })
+            Ok(DiskSource { label, image: Arc::new(package.open_disk(number)?), identity, files })
         };
         return (0..package.disks().len()).map(disk).collect();
     }
     let image = Arc::new(images::open(name, file, format, &neighbours()?)?);
-    Ok(vec![DiskSource { label, image, identity }])
+    Ok(vec![DiskSource { label, image, identity, files }])
 }

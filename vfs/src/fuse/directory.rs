@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     door::{AFTER_DOT, AFTER_DOTDOT, Found, More, names, nodes},
-    node::{Dir, Entry, Node},
+    node::{Dir, Entry},
 };
 
 /// Answer `readdir`.

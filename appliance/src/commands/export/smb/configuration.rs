@@ -72,8 +72,10 @@ impl Configuration {
         let mut set = |name: &str, value: &str| text.push_str(&format!("    {name} = {value}\n"));
         set("server role", "standalone server");
         set("server string", "Revenant");
-        set("interfaces", &self.address.ip().to_string());
-        set("bind interfaces only", "yes");
+        if !self.address.ip().is_unspecified() {
+            set("interfaces", &self.address.ip().to_string());
+            set("bind interfaces only", "yes");
+        }
         set("smb ports", &self.address.port().to_string());
         set("disable netbios", "yes");
         set("server min protocol", "SMB2_10");

@@ -22,7 +22,7 @@ use blockdev::{Error, ErrorKind, Result};
 use serde_json::json;
 use vfs::{
     door::unicode,
-    fuse::{self, MountOptions, Unmounter},
+    fuse::{self, MountOptions},
 };
 
 use self::{
@@ -87,42 +87,38 @@ fn serve(cli: &Cli, path: Option<&OsStr>, options: &SmbOptions, mut configuratio
     mounting.detach_grace = GRACE;
     mounting.totals = opened.totals();
     let mount = fuse::mount(unicode(root), &mountpoint, &mounting)?;
-    let unmounter = mount.unmounter();
-    let _unmounted = Unmounting(unmounter);
     let text = configuration.text(&mountpoint, Some(folder.path()))?;
     let mut samba = Samba::start(&program, folder.path(), &text, &configuration, password.as_deref())?;
     tell(cli, &configuration, path.unwrap_or_default())?;
 
+    let unmounter = mount.unmounter();
     let (events, ended) = mpsc::channel();
     let interrupted = events.clone();
     thread::spawn(move || {
         signals.forever().next();
         let _nobody_waits_any_more = interrupted.send(Ok(()));
     });
-    thread::spawn(move || {
+    let watcher = thread::spawn(move || {
         let ended = mount.wait().and_then(|()| Err(Error::new(ErrorKind::Io, "the tree was unmounted by somebody")));
         let _nobody_waits_any_more = events.send(ended);
     });
     let outcome = loop {
         match ended.recv_timeout(TICK) {
             Ok(event) => break event,
-            Err(mpsc::RecvTimeoutError::Timeout) => samba.check()?,
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                if let Err(e) = samba.check() {
+                    break Err(e);
+                }
+            }
             Err(mpsc::RecvTimeoutError::Disconnected) => break Ok(()),
         }
     };
+    // Samba has files of the mount open.
     samba.stop();
+    unmounter.unmount()?;
+    // It panics in nothing.
+    let _ = watcher.join();
     outcome.map(|()| 0)
-}
-
-/// Unmounts in the end; Samba, which holds files open, was started later and is ended before.
-struct Unmounting(Unmounter);
-
-impl Drop for Unmounting {
-    fn drop(&mut self) {
-        if let Err(e) = self.0.unmount() {
-            output::error(&e);
-        }
-    }
 }
 
 fn address(listen: &str) -> Result<SocketAddr> {

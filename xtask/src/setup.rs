@@ -13,7 +13,7 @@ use anyhow::Result;
 use crate::cmd;
 
 /// Debian packages, and what goes without them.
-const PACKAGES: [(&str, &str); 25] = [
+const PACKAGES: [(&str, &str); 33] = [
     ("fuse3", "mounting"),
     ("rsync", "reading a mount with rsync"),
     ("acl", "comparing ACLs"),
@@ -39,6 +39,14 @@ const PACKAGES: [(&str, &str); 25] = [
     ("cryptsetup-bin", "LUKS volumes"),
     ("squashfs-tools", "squashfs volumes"),
     ("xorriso", "ISO 9660 volumes"),
+    ("libnfs-utils", "NFS with libnfs's tools"),
+    ("iproute2", "NFS with a port mapper"),
+    ("samba", "SMB shares"),
+    ("samba-vfs-modules", "names in SMB shares that Windows does not take"),
+    ("smbclient", "SMB with Samba's client"),
+    ("mmdebstrap", "the guest with the kernel's NFS and NBD clients"),
+    ("cpio", "the guest with the kernel's NFS and NBD clients"),
+    ("qemu-system-x86", "the guest with the kernel's NFS and NBD clients"),
 ];
 
 /// Makes apt's maintainer scripts start no daemon as long as it lives.

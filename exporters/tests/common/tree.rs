@@ -149,3 +149,22 @@ impl ReadAt for Content {
         None
     }
 }
+
+/// The tree that the fuzz target serves, and that the traffic in `fuzz/seeds/nfs_requests` was recorded with.
+pub fn sample() -> Node {
+    let many: Vec<(String, Node)> =
+        (0..40).map(|n| (format!("entry {n}"), file(100 + n, 0o644, vec![7; 50]))).collect();
+    let many = many.iter().map(|(name, node)| (name.as_str(), node.clone())).collect();
+    folder(
+        1,
+        vec![
+            ("file", file(10, 0o644, (0..100_000).map(|i| (i % 251) as u8).collect())),
+            ("secret", file(11, 0o600, b"secret".to_vec())),
+            ("link", link(12, "folder/inner/file")),
+            ("fifo", fifo(13)),
+            ("bad", special_file(14, 0o644, vec![1; 100], |item| item.bad = true)),
+            ("folder", folder(20, vec![("inner", folder(21, vec![("file", file(22, 0o444, b"inner".to_vec()))]))])),
+            ("many", folder(30, many)),
+        ],
+    )
+}

@@ -4,7 +4,7 @@ mod nbd;
 mod nfs;
 mod smb;
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use blockdev::{Error, Result};
 use signal_hook::{consts::TERM_SIGNALS, iterator::Signals};
@@ -19,6 +19,15 @@ pub fn run(cli: &Cli, protocol: &Protocol) -> Result<u8> {
         Protocol::Nbd { paths, options } => nbd::run(cli, paths, options),
         Protocol::Nfs { path, options } => nfs::run(cli, path.as_deref(), options),
         Protocol::Smb { path, options } => smb::run(cli, path.as_deref(), options),
+    }
+}
+
+/// What clients call the machine that listens at `ip`.
+fn host(ip: IpAddr) -> String {
+    match ip {
+        ip if ip.is_unspecified() => "HOST".into(),
+        IpAddr::V6(ip) => format!("[{ip}]"),
+        IpAddr::V4(ip) => ip.to_string(),
     }
 }
 

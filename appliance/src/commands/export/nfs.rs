@@ -11,7 +11,7 @@ use blockdev::{Error, Result};
 use exporters::nfs::{Address, Clients, Config, Export, ExportOptions, Limits, Listener, Server, Sockets};
 use serde_json::json;
 
-use super::{super::open, GRACE, signals};
+use super::{super::open, GRACE, host, signals};
 use crate::{
     cli::{Cli, NfsOptions},
     output,
@@ -100,10 +100,7 @@ fn tell(cli: &Cli, addresses: &[Address], path: &OsStr, options: &NfsOptions) ->
             });
             lines.push_str(&format!("{value}\n"));
         } else {
-            let host = match tcp.ip() {
-                std::net::IpAddr::V6(ip) => format!("[{ip}]"),
-                ip => ip.to_string(),
-            };
+            let host = host(tcp.ip());
             lines.push_str(&format!(
                 "mount -t nfs -o ro,vers=3,proto=tcp,nolock,port={port},mountport={mount_port} {host}:/ /mnt\n"
             ));

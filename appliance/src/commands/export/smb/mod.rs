@@ -29,7 +29,7 @@ use self::{
     configuration::{Access, Configuration},
     samba::Samba,
 };
-use super::{super::open, signals};
+use super::{super::open, host, signals};
 use crate::{
     cli::{Cli, SmbOptions},
     output,
@@ -189,7 +189,7 @@ fn tell(cli: &Cli, configuration: &Configuration, path: &OsStr) -> Result<()> {
             Access::User(user) => format!("-U {user}"),
             Access::Guests => "-N".into(),
         };
-        format!("smbclient -p {} {who} '//{}/{share}'", address.port(), address.ip())
+        format!("smbclient -p {} {who} '//{}/{share}'", address.port(), host(address.ip()))
     };
     let mut out = std::io::stdout();
     output::written(writeln!(out, "{line}").and_then(|()| out.flush()))

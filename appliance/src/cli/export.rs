@@ -81,7 +81,7 @@ pub struct NfsOptions {
     #[arg(long, value_name = "PORT")]
     pub mount_port: Option<u16>,
     /// Tell clients the ports, too, at the port that they ask without being told one (rpcbind must not run here)
-    #[arg(long, value_name = "PORT", num_args = 0..=1, default_missing_value = "111")]
+    #[arg(long, value_name = "PORT", num_args = 0..=1, require_equals = true, default_missing_value = "111")]
     pub portmap: Option<u16>,
     /// Machines that may connect: addresses and networks such as 192.168.7.0/24. Needed unless it listens at loopback
     #[arg(long, value_name = "CIDR", value_delimiter = ',', help_heading = "Access")]

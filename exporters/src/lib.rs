@@ -1,6 +1,8 @@
-//! Network servers through which hypervisors, guests and tools reach Revenant's block devices.
+//! Network servers through which hypervisors, guests and tools reach what Revenant shows.
 //!
-//! An exporter knows [`blockdev`] and the protocol it speaks, and nothing of backups: what it serves is a
-//! [`blockdev::BlockDevice`], or a [`blockdev::WriteAt`] where clients may write.
+//! [`nbd`] serves disks: a [`blockdev::BlockDevice`], or a [`blockdev::WriteAt`] where clients may write. [`nfs`] serves
+//! files: a directory of the tree. Neither knows anything of backups. `net` is what they have in common.
 
 pub mod nbd;
+mod net;
+pub mod nfs;

@@ -11,7 +11,7 @@ use std::{
 };
 
 use common::{EverySecondMegabyte, Ram, Served, checkered, installed, nbdsh, read_only, run, writable};
-use exporters::nbd::{Config, Disk, Export, Exports, Limits, Listener, Server};
+use exporters::nbd::{Config, Disk, Export, Exports, Limits, Listener, Server, uri};
 
 /// libnbd's and QEMU's tools copy a disk with holes, byte for byte, and see its holes.
 #[test]
@@ -343,7 +343,7 @@ fn tcp() {
     listeners.extend(Listener::tcp("[::1]:0").unwrap_or_default());
     let server = Server::start(Config::default(), Arc::new(exports), listeners).unwrap();
     for address in server.addresses() {
-        let uri = format!("{address}/disk");
+        let uri = uri(address, "disk");
         nbdsh(&uri, "h.connect_uri(uri)\nassert h.pread(4096, 0) == b'\\1' * 4096\nh.shutdown()\n");
     }
 }

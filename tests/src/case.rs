@@ -102,6 +102,26 @@ pub fn optional(name: &str) -> Option<Case> {
     found.map(|folder| Case::open(name.to_owned(), folder))
 }
 
+/// A file beside the machine's volume.
+#[must_use]
+pub fn machine_data(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("data/machines").join(name)
+}
+
+/// The volume with a machine of two disks (`tests/lab/machine-volume.sh`), in a new temporary folder.
+///
+/// # Panics
+///
+/// When it cannot be written.
+#[must_use]
+pub fn machine_volume() -> tempfile::TempDir {
+    let folder = crate::temp();
+    let packed = fs::File::open(machine_data("web01-0001.zst")).expect("the volume");
+    let mut plain = fs::File::create(folder.path().join("web01-0001")).expect("a file");
+    zstd::stream::copy_decode(packed, &mut plain).expect("unpacking");
+    folder
+}
+
 /// The shipped folder's file `path`, read as JSON.
 fn json(path: &Path) -> Value {
     let text = fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));

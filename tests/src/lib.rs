@@ -12,11 +12,24 @@ pub mod mounted;
 pub mod parallel;
 pub mod program;
 pub mod random;
+pub mod served;
 
 /// Whether this is root; owners, devices and trusted attributes are only compared then.
 #[must_use]
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
+}
+
+/// Whether all of `programs` are installed; says that `test` is skipped otherwise.
+#[must_use]
+pub fn installed(test: &str, programs: &[&str]) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = || std::env::split_paths(&path).chain(["/usr/sbin".into()]);
+    let missing: Vec<_> = programs.iter().filter(|p| !folders().any(|folder| folder.join(p).is_file())).collect();
+    if !missing.is_empty() {
+        eprintln!("SKIPPED: {test}: {missing:?} is not installed");
+    }
+    missing.is_empty()
 }
 
 /// A temporary folder.

@@ -6,7 +6,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, Stdio},
 };
 
@@ -28,7 +28,7 @@ struct Wanted {
 }
 
 fn wanted() -> Vec<Wanted> {
-    let text = fs::read_to_string(data("points.tsv")).expect("points.tsv");
+    let text = fs::read_to_string(case::machine_data("points.tsv")).expect("points.tsv");
     let line = |line: &str| {
         let fields: Vec<_> = line.split_whitespace().collect();
         let [job, disk, file, sha256, size] = fields[..] else { panic!("{line}") };
@@ -38,16 +38,9 @@ fn wanted() -> Vec<Wanted> {
     text.lines().map(line).collect()
 }
 
-fn data(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("data/machines").join(name)
-}
-
 /// The volume, and the program on it.
 fn machine() -> (tempfile::TempDir, Revenant) {
-    let folder = temp();
-    let packed = fs::File::open(data("web01-0001.zst")).expect("the volume");
-    let mut plain = fs::File::create(folder.path().join("web01-0001")).expect("a file");
-    zstd::stream::copy_decode(packed, &mut plain).expect("unpacking");
+    let folder = case::machine_volume();
     let revenant = Revenant::new(folder.path());
     (folder, revenant)
 }

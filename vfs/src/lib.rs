@@ -3,6 +3,7 @@
 //! A door knows [`node`]s and never providers; a provider knows where its nodes come from and no door.
 
 pub mod diff;
+pub mod door;
 pub mod extract;
 pub mod fuse;
 pub mod node;

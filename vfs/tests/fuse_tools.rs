@@ -14,7 +14,10 @@ use support::{
     compare::{ALL, Wanted, differences, xattrs},
     sample,
 };
-use vfs::fuse::{Mount, MountOptions, Totals, mount};
+use vfs::{
+    door::Totals,
+    fuse::{Mount, MountOptions, mount},
+};
 
 struct Mounted {
     _mount: Mount,

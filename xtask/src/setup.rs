@@ -13,7 +13,7 @@ use anyhow::Result;
 use crate::cmd;
 
 /// Debian packages, and what goes without them.
-const PACKAGES: [(&str, &str); 29] = [
+const PACKAGES: [(&str, &str); 34] = [
     ("fuse3", "mounting"),
     ("rsync", "reading a mount with rsync"),
     ("acl", "comparing ACLs"),
@@ -43,6 +43,11 @@ const PACKAGES: [(&str, &str); 29] = [
     ("lvm2", "logical volumes"),
     ("squashfs-tools", "squashfs volumes"),
     ("xorriso", "ISO 9660 volumes"),
+    ("libnfs-utils", "NFS with libnfs's tools"),
+    ("iproute2", "NFS with a port mapper"),
+    ("samba", "SMB shares"),
+    ("samba-vfs-modules", "names in SMB shares that Windows does not take"),
+    ("smbclient", "SMB with Samba's client"),
 ];
 
 /// Makes apt's maintainer scripts start no daemon as long as it lives.

@@ -10,6 +10,10 @@ use crate::{cmd, guests, setup};
 /// Environment variable by which tests find the whole corpus of volumes.
 const TESTDATA: &str = "REVENANT_TESTDATA";
 
+/// Environment variable by which tests find the guest with the kernel's clients, and where it is made if nobody says.
+const GUEST: &str = "REVENANT_GUEST";
+const GUEST_FOLDER: &str = "target/lab/client-guest";
+
 /// What to run.
 #[derive(Debug, Args)]
 pub struct Options {
@@ -43,6 +47,9 @@ pub fn run(options: &Options) -> Result<()> {
         match &testdata {
             Some(folder) => println!("test: {TESTDATA}={}", folder.to_string_lossy()),
             None => println!("test: {TESTDATA} is not set: only the volumes in tests/data are read"),
+        }
+        if std::env::var_os(GUEST).is_none() && nix::unistd::geteuid().is_root() && cmd::find("mmdebstrap").is_some() {
+            tests.env(GUEST, cmd::root().join(GUEST_FOLDER));
         }
     }
     if !options.quick {

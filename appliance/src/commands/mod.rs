@@ -24,13 +24,14 @@ use std::{
 use blockdev::{Error, Result};
 use clap::CommandFactory;
 use vfs::{
+    door::Totals,
     node::Node,
     providers::{self, Sources, Tree},
 };
 use volreader::archive::{Archive, point::Point};
 
 use crate::{
-    cli::{Cli, Command, Protocol},
+    cli::{Cli, Command},
     config, output, progress,
 };
 
@@ -61,7 +62,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
         }
         Command::Diff { paths, options } => diff::run(cli, paths, options),
         Command::Inspect { paths, format } => inspect::run(cli, paths, format.as_deref()),
-        Command::Export { protocol: Protocol::Nbd { paths, options } } => export::nbd(cli, paths, options),
+        Command::Export { protocol } => export::run(cli, protocol),
         Command::Verify { paths } => verify::run(cli, paths),
     }
 }
@@ -105,6 +106,16 @@ impl Opened {
         root.walk(&components)?.ok_or_else(|| {
             let shown = path.to_string_lossy();
             Error::not_found(format!("{shown} is not in the tree; see `revenant ls` and `revenant jobs` for what is"))
+        })
+    }
+
+    /// Tells how much the jobs hold, as soon as all are known.
+    fn totals(&self) -> Arc<dyn Fn() -> Totals + Send + Sync> {
+        let archive = Arc::downgrade(&self.archive);
+        Arc::new(move || {
+            let Some(archive) = archive.upgrade().filter(|a| a.is_complete()) else { return Totals::default() };
+            let jobs = archive.jobs().unwrap_or_default();
+            Totals { bytes: jobs.iter().map(|j| j.facts.bytes).sum(), files: jobs.iter().map(|j| j.facts.files).sum() }
         })
     }
 

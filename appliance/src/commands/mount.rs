@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc, thread, time::Duration};
 
 use blockdev::{Error, Result};
 use signal_hook::{consts::TERM_SIGNALS, iterator::Signals};
-use vfs::fuse::{MountOptions, Totals};
+use vfs::fuse::MountOptions;
 
 use super::open;
 use crate::{cli::Cli, output};
@@ -17,16 +17,11 @@ pub fn run(cli: &Cli, mountpoint: &Path, foreground: bool, threads: Option<usize
         return background(mountpoint);
     }
     let opened = open(cli)?;
-    let archive = Arc::downgrade(&opened.archive);
     let mut options = MountOptions::default();
     options.threads = threads;
     options.log = Arc::new(output::note);
     options.detach_grace = GRACE;
-    options.totals = Arc::new(move || {
-        let Some(archive) = archive.upgrade().filter(|a| a.is_complete()) else { return Totals::default() };
-        let jobs = archive.jobs().unwrap_or_default();
-        Totals { bytes: jobs.iter().map(|j| j.facts.bytes).sum(), files: jobs.iter().map(|j| j.facts.files).sum() }
-    });
+    options.totals = opened.totals();
     // Signals are caught before the mount exists, so that none leaves it behind.
     let mut signals = Signals::new(TERM_SIGNALS).map_err(|e| Error::io("cannot wait for signals", e))?;
     let mount = vfs::fuse::mount(opened.tree.root.clone(), mountpoint, &options)?;

@@ -14,21 +14,17 @@
 //! bytes in flight, the time a peer may leave a message half sent or half received: see [`Limits`].
 
 mod export;
-mod input;
 mod limits;
-mod listen;
 mod negotiation;
 mod protocol;
 mod server;
 mod session;
 mod tls;
-mod transport;
 
+pub use crate::net::{Address, Listener, Report, Transport};
 pub use export::{ChangedBlocks, ChangedRun, Disk, Export, Exports};
 pub use limits::Limits;
-pub use listen::{Address, Listener};
 pub use negotiation::{Agreement, Negotiation, Outcome};
-pub use server::{Config, Report, Server};
+pub use server::{Config, Server, uri};
 pub use session::serve;
 pub use tls::{Tls, TlsMode};
-pub use transport::Transport;

@@ -15,7 +15,7 @@ use rustls::{
     server::WebPkiClientVerifier,
 };
 
-use super::transport::Transport;
+use crate::net::Transport;
 
 /// Whether clients have to encrypt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use blockdev::{Error, Result};
 use fuser::{FileAttr, FileType, INodeNo};
 
 use crate::node::{Attributes, Kind, Time};
@@ -29,12 +28,6 @@ pub(super) const fn attribute_ttl(kind: Kind) -> Duration {
 
 /// How long the kernel may keep a name of a directory: names are added, never changed.
 pub(super) const ENTRY_TTL: Duration = FOREVER;
-
-/// The number by which the kernel is to know a node that is not the root.
-pub(super) fn node_id(ino: u64) -> Result<u64> {
-    // The protocol reserves 0 (no such entry) and 1 (the root).
-    if ino > ROOT { Ok(ino) } else { Err(Error::damaged(format!("a node below the root has the inode number {ino}"))) }
-}
 
 /// `attributes` as the kernel takes them, for the node that it knows as `node_id`.
 pub(super) fn file_attr(node_id: u64, attributes: &Attributes) -> FileAttr {

@@ -1,26 +1,18 @@
-//! Listings, with and without the attributes of what is listed.
-//!
-//! Position 1 is after `.`, position 2 after `..`, and after an entry it is the entry's cookie and 2.
+//! Listings, with and without the attributes of what is listed. Positions are those of [`crate::door`].
 
 use std::{ops::ControlFlow, os::unix::ffi::OsStrExt, sync::Arc, time::Duration};
 
-use blockdev::{Error, Result};
+use blockdev::Result;
 use fuser::{FileAttr, FileType, Generation, INodeNo, ReplyDirectory, ReplyDirectoryPlus};
 
 use super::{
-    attributes::{attribute_ttl, file_attr, file_type, node_id, unreadable},
+    attributes::{attribute_ttl, file_attr, file_type, unreadable},
     door::Tree,
 };
-use crate::node::{Dir, Entry, Node};
-
-/// Entries taken from the provider before their nodes are looked up: a provider may hold a lock while it lists.
-const BATCH: usize = 32;
-
-const AFTER_DOT: u64 = 1;
-const AFTER_DOTDOT: u64 = 2;
-
-/// Whether the reply can take more entries.
-type More = ControlFlow<()>;
+use crate::{
+    door::{AFTER_DOT, AFTER_DOTDOT, Found, More, names, nodes},
+    node::{Dir, Entry},
+};
 
 /// Answer `readdir`.
 pub(super) fn plain(tree: &Tree, id: u64, position: u64, mut reply: ReplyDirectory) {
@@ -40,8 +32,7 @@ pub(super) fn plain(tree: &Tree, id: u64, position: u64, mut reply: ReplyDirecto
                 return Ok(());
             }
         }
-        dir.list(position.saturating_sub(AFTER_DOTDOT), &mut |entry| {
-            let Some(after) = check(tree, &entry) else { return ControlFlow::Continue(()) };
+        names(dir.as_ref(), position, &tree.report, &mut |entry, after| {
             add(entry.ino, after, file_type(entry.kind), &entry.name)
         })
     })();
@@ -82,53 +73,27 @@ impl Plus<'_> {
                 }
             }
         }
-        let mut cookie = position.saturating_sub(AFTER_DOTDOT);
-        loop {
-            let mut batch = Vec::with_capacity(BATCH);
-            let listed = self.dir.list(cookie, &mut |entry| {
-                batch.push(entry);
-                if batch.len() < BATCH { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-            });
-            let full = batch.len() >= BATCH;
-            for entry in batch {
-                cookie = entry.cookie;
-                if self.entry(&entry).is_break() {
-                    return Ok(());
-                }
-            }
-            listed?;
-            if !full {
-                return Ok(());
-            }
-        }
+        let (tree, dir) = (self.tree, Arc::clone(&self.dir));
+        nodes(dir.as_ref(), position, &tree.report, &mut |entry, after, found| self.entry(entry, after, found))
     }
 
-    fn entry(&mut self, entry: &Entry) -> More {
-        let Some(after) = check(self.tree, entry) else { return ControlFlow::Continue(()) };
-        let (id, node, attr, ttl) = match self.look_up(entry) {
-            Ok((id, node, attr, ttl)) => (id, Some(node), attr, ttl),
+    fn entry(&mut self, entry: &Entry, after: u64, found: Found) -> More {
+        let (node, attr, ttl) = match found {
+            Ok((node, attributes)) => {
+                (Some(node), file_attr(attributes.ino, &attributes), attribute_ttl(attributes.kind))
+            }
             Err(e) => {
-                // One entry that cannot be read must not hide the others: it is shown, and asking for it fails.
+                // It is shown, and asking for it fails.
                 self.tree.errno(&e);
-                (entry.ino, None, unreadable(entry.ino, entry.kind), Duration::ZERO)
+                (None, unreadable(entry.ino, entry.kind), Duration::ZERO)
             }
         };
         // The kernel may give the number back as soon as it has the reply, and it has none before.
         let more = self.add(after, &entry.name, &attr, ttl);
         if more.is_continue() {
-            self.tree.inodes.remember(id, self.id, node);
+            self.tree.inodes.remember(attr.ino.0, self.id, node);
         }
         more
-    }
-
-    fn look_up(&self, entry: &Entry) -> Result<(u64, Node, FileAttr, Duration)> {
-        let node = self.dir.lookup(&entry.name)?.ok_or_else(|| {
-            Error::not_found(format!("'{}' is listed and cannot be found", entry.name.escape_ascii()))
-        })?;
-        let attributes = node.inode().attributes()?;
-        let id = node_id(attributes.ino)?;
-        let attr = file_attr(id, &attributes);
-        Ok((id, node, attr, attribute_ttl(attributes.kind)))
     }
 
     fn add(&mut self, after: u64, name: &[u8], attr: &FileAttr, ttl: Duration) -> More {
@@ -138,23 +103,4 @@ impl Plus<'_> {
         self.added += 1;
         ControlFlow::Continue(())
     }
-}
-
-/// The position after `entry`; `None` where the kernel would refuse it and the whole listing with it.
-fn check(tree: &Tree, entry: &Entry) -> Option<u64> {
-    let name = &entry.name;
-    let shown = || name.escape_ascii();
-    if !crate::node::is_name(name) {
-        tree.tell(&format!("an entry is not shown, for its name is none: '{}'", shown()));
-        return None;
-    }
-    if node_id(entry.ino).is_err() {
-        tree.tell(&format!("'{}' is not shown: it has the reserved inode number {}", shown(), entry.ino));
-        return None;
-    }
-    let after = entry.cookie.checked_add(AFTER_DOTDOT).filter(|&p| i64::try_from(p).is_ok());
-    if after.is_none() {
-        tree.tell(&format!("'{}' is not shown: its cookie {} is too large", shown(), entry.cookie));
-    }
-    after
 }

@@ -10,15 +10,17 @@ use fuser::{
 };
 
 use super::{
-    MAX_READ, MountOptions, Totals,
-    attributes::{BLOCK_SIZE, ENTRY_TTL, ROOT, attribute_ttl, file_attr, node_id},
+    MAX_READ, MountOptions,
+    attributes::{BLOCK_SIZE, ENTRY_TTL, ROOT, attribute_ttl, file_attr},
     directory,
     handles::Handles,
     inodes::Inodes,
-    report::Report,
     workers::Workers,
 };
-use crate::node::{Dir, Node};
+use crate::{
+    door::{Report, Totals, look_up, read_whole, readable},
+    node::{Dir, Node},
+};
 
 /// Requests in the background (read-ahead) that the kernel may have under way.
 const MAX_BACKGROUND: u16 = 64;
@@ -42,7 +44,7 @@ pub(super) struct Door {
 pub(super) struct Tree {
     pub(super) inodes: Inodes,
     handles: Handles,
-    report: Arc<Report>,
+    pub(super) report: Arc<Report>,
     totals: Arc<dyn Fn() -> Totals + Send + Sync>,
 }
 
@@ -80,19 +82,11 @@ impl Tree {
         Errno::from_i32(error.kind().errno())
     }
 
-    pub(super) fn tell(&self, message: &str) {
-        self.report.tell(message);
-    }
-
     fn lookup(&self, parent: u64, name: &[u8], reply: ReplyEntry) {
         let Some(Node::Dir(dir)) = self.inodes.get(parent) else { return reply.error(Errno::ENOTDIR) };
-        let found = dir.lookup(name).and_then(|node| {
-            let Some(node) = node else { return Ok(None) };
-            let attributes = node.inode().attributes()?;
-            Ok(Some((node_id(attributes.ino)?, node, attributes)))
-        });
-        match found {
-            Ok(Some((id, node, attributes))) => {
+        match look_up(dir.as_ref(), name) {
+            Ok(Some((node, attributes))) => {
+                let id = attributes.ino;
                 self.inodes.remember(id, parent, Some(node));
                 let ttl = attribute_ttl(attributes.kind);
                 reply.entry_with_ttls(&ttl, &ENTRY_TTL, &file_attr(id, &attributes), Generation(0));
@@ -131,20 +125,14 @@ impl Tree {
 
     fn read(&self, handle: u64, offset: u64, size: u32, reply: ReplyData) {
         let Some(content) = self.handles.get(handle) else { return reply.error(Errno::EBADF) };
-        let left = usize::try_from(content.size().saturating_sub(offset)).unwrap_or(usize::MAX);
-        let wanted = left.min(size as usize).min(MAX_READ as usize);
+        let wanted = readable(content.as_ref(), offset, size.min(MAX_READ) as usize);
         BUFFER.with_borrow_mut(|buffer| {
             if buffer.len() < wanted {
                 buffer.resize(wanted, 0);
             }
             let Some(buffer) = buffer.get_mut(..wanted) else { return reply.error(Errno::EIO) };
-            match content.read_at(buffer, offset) {
-                Ok(n) if n == wanted => reply.data(buffer),
-                // The kernel would take a short answer for the end of the file, for good.
-                Ok(n) => reply.error(self.errno(&Error::damaged(format!(
-                    "a read of {wanted} bytes at {offset} gave {n} although the file has {}",
-                    content.size()
-                )))),
+            match read_whole(content.as_ref(), buffer, offset) {
+                Ok(()) => reply.data(buffer),
                 Err(e) => reply.error(self.errno(&e)),
             }
         });

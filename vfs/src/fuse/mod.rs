@@ -3,7 +3,7 @@
 //! [`mount`] returns at once; worker threads serve the kernel until somebody unmounts. The pieces:
 //! `door` answers the requests, `directory` the listings among them; `inodes` remembers the nodes that the
 //! kernel knows and `handles` the open files; `workers` keeps a slow volume from blocking anybody but its own
-//! readers; `report` tells the caller about failures without flooding; `session` ends it all cleanly.
+//! readers; `session` ends it all cleanly.
 //!
 //! Permissions: a mount that other users can enter (`allow_other`) is one where the kernel enforces the stored
 //! owners, modes and ACLs. A mount that only its owner can enter is not restricted further: whoever made it can read
@@ -14,7 +14,6 @@ mod directory;
 mod door;
 mod handles;
 mod inodes;
-mod report;
 mod session;
 mod workers;
 
@@ -23,21 +22,12 @@ use std::{io, path::Path, sync::Arc, time::Duration};
 use blockdev::{Error, ErrorKind, Result};
 use fuser::{Config, MountOption, Session, SessionACL};
 
-use crate::node::Node;
+use crate::{door::Totals, node::Node};
 use door::Door;
 pub use session::{Mount, Unmounted, Unmounter};
 
 /// The largest read that the kernel is asked to send at once, in bytes.
 const MAX_READ: u32 = 1 << 20;
-
-/// What `statfs` tells about the whole tree.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Bytes of all files.
-    pub bytes: u64,
-    /// Number of files.
-    pub files: u64,
-}
 
 /// How to mount.
 #[derive(Clone)]

@@ -18,7 +18,7 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 
-use super::report::Report;
+use crate::door::Report;
 
 type Job = Box<dyn FnOnce() + Send>;
 

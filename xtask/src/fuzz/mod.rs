@@ -7,6 +7,7 @@ mod vhd;
 mod vmdk;
 
 use std::fs;
+use std::path::Path;
 use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
@@ -40,6 +41,7 @@ pub fn run(options: &Options) -> Result<()> {
         vhd::write(&corpus)?;
         vmdk::write(&corpus)?;
         qcow2::write(&corpus)?;
+        recorded(&corpus)?;
     }
     if options.seed {
         return Ok(());
@@ -72,6 +74,20 @@ pub fn run(options: &Options) -> Result<()> {
     }
     if !failed.is_empty() {
         bail!("fuzz: findings in {}: see fuzz/artifacts", failed.join(", "));
+    }
+    Ok(())
+}
+
+/// Copies the seeds that were recorded once and are kept in `fuzz/seeds`, one folder a target.
+fn recorded(corpus: &Path) -> Result<()> {
+    for target in fs::read_dir(cmd::root().join("fuzz/seeds"))? {
+        let target = target?;
+        let folder = corpus.join(target.file_name());
+        fs::create_dir_all(&folder)?;
+        for seed in fs::read_dir(target.path())? {
+            let seed = seed?;
+            fs::copy(seed.path(), folder.join(seed.file_name()))?;
+        }
     }
     Ok(())
 }

@@ -20,12 +20,11 @@ use replies::Replies;
 
 use super::{
     export::{Export, Exports},
-    input::Input,
     limits::Limits,
     protocol::{ExportNameReply, Greeting, OptionHead, handshake, magic, option, reply},
     tls::Tls,
-    transport::Transport,
 };
+use crate::net::{Input, Transport};
 
 /// Option data is thrown away, to answer that it is too long, up to this size. Beyond, the client is cut off.
 const SKIPPED_AT_MOST: u32 = 1 << 20;

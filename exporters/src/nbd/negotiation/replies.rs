@@ -8,10 +8,10 @@ use super::{
     super::{
         export::Export,
         protocol::{InfoBlockSize, InfoExport, OptionReplyHead, info, magic, reply},
-        transport::Transport,
     },
     options::ChosenExport,
 };
+use crate::net::Transport;
 
 /// The replies to one option.
 pub(super) struct Replies {

@@ -1,14 +1,12 @@
 //! The second phase: requests and replies ("Transmission").
 //!
-//! One thread receives and, as long as the device is quick, does all the rest, too: see [`workers`] for when it is not.
+//! One thread receives and, as long as the device is quick, does all the rest, too: see [`Workers`] for when it is not.
 
 mod execute;
 mod outbox;
-mod pace;
 mod read;
 mod request;
 mod status;
-mod workers;
 
 use std::{
     io,
@@ -17,19 +15,15 @@ use std::{
 };
 
 use execute::{Executor, Refusal};
-use outbox::Sender;
-use pace::Pace;
 use request::Request;
-use workers::{Job, Workers};
 
 use super::{
     export::Export,
-    input::Input,
     limits::Limits,
     negotiation::{Agreement, Context, Format},
     protocol::{Errno, command},
-    transport::Transport,
 };
+use crate::net::{Input, Pace, Sender, Transport, Workers};
 
 /// Payloads up to this size are kept between requests.
 const KEPT: usize = 4 << 20;
@@ -61,7 +55,7 @@ pub fn serve(agreement: Agreement, limits: &Limits, draining: &AtomicBool) -> io
         limits,
         pace: Pace::new(),
     };
-    let workers = Workers::new(limits);
+    let workers = Workers::new(limits.in_flight, limits.in_flight_bytes);
     let served = thread::scope(|scope| {
         let mut receiver = Receiver {
             transport,
@@ -76,8 +70,9 @@ pub fn serve(agreement: Agreement, limits: &Limits, draining: &AtomicBool) -> io
         let _end = workers.ending();
         receiver.run(|| {
             let body = || {
-                let executor = Executor::new(&session);
-                workers.work(executor, transport);
+                let mut executor = Executor::new(&session);
+                let work = |job: Job| executor.run(&job.request, &job.payload).and_then(|()| executor.flush());
+                workers.work(work, transport);
             };
             // Without a thread the request waits for one that there is, or is done by the receiver.
             thread::Builder::new().name("nbd-worker".into()).spawn_scoped(scope, body).is_ok()
@@ -87,13 +82,19 @@ pub fn serve(agreement: Agreement, limits: &Limits, draining: &AtomicBool) -> io
     served.and_then(|()| workers.result())
 }
 
+/// A request with its payload.
+struct Job {
+    request: Request,
+    payload: Vec<u8>,
+}
+
 /// The thread that receives.
 struct Receiver<'a> {
     transport: &'a dyn Transport,
     input: Input,
     session: &'a Session<'a>,
     executor: Executor<'a>,
-    workers: &'a Workers,
+    workers: &'a Workers<Job>,
     payload: Vec<u8>,
     draining: &'a AtomicBool,
 }
@@ -147,7 +148,8 @@ impl Receiver<'_> {
         }
         // From here on the reservation has to be used; when it is not, the session ends.
         self.load(request)?;
-        self.workers.submit(Job { request: *request, payload: std::mem::take(&mut self.payload) });
+        let job = Job { request: *request, payload: std::mem::take(&mut self.payload) };
+        self.workers.submit(job, request.memory());
         Ok(true)
     }
 

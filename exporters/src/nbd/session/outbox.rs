@@ -6,74 +6,21 @@
 use std::{convert::Infallible, io};
 
 use blockdev::MappedRun;
-use parking_lot::Mutex;
 use zerocopy::IntoBytes;
 
 use super::{
-    super::{
-        protocol::{Errno, ErrorHead, ExtendedHead, MAX_STRING, REPLY_DONE, SimpleReply, StructuredHead, chunk, magic},
-        transport::Transport,
+    super::protocol::{
+        Errno, ErrorHead, ExtendedHead, MAX_STRING, REPLY_DONE, SimpleReply, StructuredHead, chunk, magic,
     },
     Format,
     request::Request,
 };
+use crate::net::Sender;
 
 /// Gathered replies are sent from this size on.
 const SENT_FROM: usize = 256 << 10;
-/// Bytes that are read at a time when they cannot be sent from a file.
-const PIECE: u64 = 256 << 10;
 /// A buffer larger than this is given back after use.
 const KEPT: usize = 4 << 20;
-
-/// The sending side of a transport, for one thread at a time.
-pub(super) struct Sender<'a> {
-    transport: &'a dyn Transport,
-    lock: Mutex<()>,
-}
-
-impl<'a> Sender<'a> {
-    pub(super) const fn new(transport: &'a dyn Transport) -> Self {
-        Self { transport, lock: Mutex::new(()) }
-    }
-
-    /// Whether [`send_runs`](Self::send_runs) saves anything.
-    pub(super) fn sends_files(&self) -> bool {
-        self.transport.sends_files()
-    }
-
-    fn send(&self, bytes: &[u8]) -> io::Result<()> {
-        let _one = self.lock.lock();
-        self.transport.send_all(bytes)
-    }
-
-    /// Send `bytes`, and then `runs` straight from their files. What cannot be sent so, `read` delivers: bytes at an
-    /// offset within the runs. It cannot fail, because the client has been told how many bytes will come.
-    fn send_runs(&self, bytes: &[u8], runs: &[MappedRun<'_>], mut read: impl FnMut(&mut [u8], u64)) -> io::Result<()> {
-        let _one = self.lock.lock();
-        self.transport.send_all(bytes)?;
-        let mut start = 0;
-        for run in runs {
-            let mut sent = 0;
-            while sent < run.len {
-                let rest = MappedRun { file: run.file, offset: run.offset + sent, len: run.len - sent };
-                let n = match self.transport.send_file(&rest) {
-                    Ok(Some(n)) => n,
-                    Ok(None) => {
-                        let mut piece = vec![0; usize::try_from(rest.len.min(PIECE)).unwrap_or_default()];
-                        read(&mut piece, start + sent);
-                        self.transport.send_all(&piece)?;
-                        piece.len()
-                    }
-                    Err(e) if e.kind() == io::ErrorKind::Interrupted => 0,
-                    Err(e) => return Err(e),
-                };
-                sent += n as u64;
-            }
-            start += run.len;
-        }
-        Ok(())
-    }
-}
 
 /// Replies of one thread that were not sent yet.
 pub(super) struct Outbox<'a> {

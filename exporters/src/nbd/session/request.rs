@@ -6,8 +6,9 @@ use zerocopy::FromBytes;
 
 use super::{
     super::protocol::{CompactRequest, ExtendedRequest, command, flag, magic},
-    Format, Input,
+    Format,
 };
+use crate::net::Input;
 
 /// A request. Its payload, when there is one, follows in the stream.
 #[derive(Debug, Clone, Copy)]

@@ -1,9 +1,13 @@
 //! The command line. It is stable: scripts and Bacula RunScripts depend on it.
 
+mod export;
+
 use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+
+pub use export::{NbdOptions, NfsOptions, Protocol, SmbOptions};
 
 /// Bacula backups that get up and walk: volumes as a filesystem, without staging and without Bacula.
 #[derive(Debug, Parser)]
@@ -171,7 +175,7 @@ pub enum Command {
         #[arg(short, long, value_name = "FORMAT")]
         format: Option<String>,
     },
-    /// Serve disks over the network until Ctrl-C
+    /// Serve disks and files over the network until Ctrl-C
     Export {
         #[command(subcommand)]
         protocol: Protocol,
@@ -192,57 +196,6 @@ pub enum Command {
         /// The folder
         folder: PathBuf,
     },
-}
-
-/// How disks are served.
-#[derive(Debug, Subcommand)]
-pub enum Protocol {
-    /// As network block devices (NBD), each as an export of its name
-    Nbd {
-        /// Disks in the tree, folders with disks (machines/NAME/@TIME), or image files of this machine
-        #[arg(value_name = "TREE-PATH|IMAGE")]
-        paths: Vec<OsString>,
-        #[command(flatten)]
-        options: NbdOptions,
-    },
-}
-
-/// How to serve by NBD.
-#[derive(Debug, Args)]
-pub struct NbdOptions {
-    /// ADDRESS:PORT or unix:PATH; sockets that systemd hands over go first
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:10809")]
-    pub listen: String,
-    /// Name of the export [default: the disk's name]
-    #[arg(long)]
-    pub name: Option<String>,
-    /// Format of the images, when their own bytes are not to tell
-    #[arg(short, long, value_name = "FORMAT")]
-    pub format: Option<String>,
-    /// Clients cannot write: so it is without --overlay
-    #[arg(long, conflicts_with = "overlay")]
-    pub read_only: bool,
-    /// Clients may write; what they write is kept in this qcow2 file (or one a disk in this folder), never in the backup
-    #[arg(long, value_name = "FILE|DIR")]
-    pub overlay: Option<PathBuf>,
-    /// Bytes that an overlay may take
-    #[arg(long, value_name = "BYTES", requires = "overlay")]
-    pub overlay_quota: Option<u64>,
-    /// Certificate of this server, with its chain
-    #[arg(long, value_name = "PEM", help_heading = "Encryption")]
-    pub tls_cert: Option<PathBuf>,
-    /// Private key of the certificate
-    #[arg(long, value_name = "PEM", help_heading = "Encryption")]
-    pub tls_key: Option<PathBuf>,
-    /// Clients need a certificate of this authority
-    #[arg(long, value_name = "PEM", help_heading = "Encryption")]
-    pub tls_client_ca: Option<PathBuf>,
-    /// Serve clients that do not encrypt, too
-    #[arg(long, help_heading = "Encryption")]
-    pub tls_optional: bool,
-    /// Clients at once
-    #[arg(long, value_name = "N", default_value_t = 256)]
-    pub max_connections: usize,
 }
 
 /// How to compare.
@@ -352,6 +305,13 @@ impl Cli {
                 }
                 if paths.is_empty() {
                     lacks("<TREE-PATH|IMAGE>...");
+                }
+            }
+            Command::Export { protocol: Protocol::Nfs { path, .. } | Protocol::Smb { path, .. } } => {
+                let mut given = Vec::new();
+                if path.is_none() {
+                    give_back(&mut options, &mut given);
+                    *path = given.pop();
                 }
             }
             Command::Jobs | Command::Completions { .. } | Command::Man { .. } => {}

@@ -2,49 +2,63 @@
 
 use std::io;
 
-use super::transport::Transport;
+use super::Transport;
 
 /// Room for what one call receives: some two thousand requests without payload.
 const CAPACITY: usize = 64 << 10;
 
 /// A buffer in front of a [`Transport`].
 #[derive(Debug)]
-pub(super) struct Input {
+pub(crate) struct Input {
     buffer: Box<[u8]>,
     start: usize,
     end: usize,
 }
 
 impl Input {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { buffer: vec![0; CAPACITY].into_boxed_slice(), start: 0, end: 0 }
     }
 
     /// The bytes that are here.
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         self.buffer.get(self.start..self.end).unwrap_or_default()
     }
 
     /// The next `N` bytes, if they are here.
-    pub(super) fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+    pub(crate) fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
         let taken = *self.bytes().first_chunk::<N>()?;
         self.start += N;
         Some(taken)
     }
 
-    /// Receive more, in the middle of a message or before one. `false` is the end of the stream between messages.
+    /// Leave out the next `n` bytes, which are here.
+    pub(crate) fn consume(&mut self, n: usize) {
+        self.start += n.min(self.end - self.start);
+    }
+
+    /// Receive more, in the middle of a message or before one: in the middle when something is here that was not taken.
+    /// `false` is the end of the stream between messages.
     ///
     /// # Errors
     ///
     /// When the stream ends or stalls within a message, and when the connection is broken.
-    pub(super) fn fill(&mut self, transport: &dyn Transport) -> io::Result<bool> {
+    pub(crate) fn fill(&mut self, transport: &dyn Transport) -> io::Result<bool> {
+        self.fill_more(transport, self.end > self.start)
+    }
+
+    /// The same, for who knows whether it is `within` a message.
+    ///
+    /// # Errors
+    ///
+    /// As [`fill`](Self::fill).
+    pub(crate) fn fill_more(&mut self, transport: &dyn Transport, within: bool) -> io::Result<bool> {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
         } else if self.end == self.buffer.len() {
             self.buffer.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
         }
-        let within = self.end > self.start;
         let n = match receive(transport, self.buffer.get_mut(self.end..).unwrap_or_default(), within)? {
             0 if within => return Err(io::ErrorKind::UnexpectedEof.into()),
             0 => return Ok(false),
@@ -59,7 +73,7 @@ impl Input {
     /// # Errors
     ///
     /// When the stream ends or stalls, or the connection is broken.
-    pub(super) fn read_exact(&mut self, transport: &dyn Transport, out: &mut [u8]) -> io::Result<()> {
+    pub(crate) fn read_exact(&mut self, transport: &dyn Transport, out: &mut [u8]) -> io::Result<()> {
         let here = self.bytes();
         let n = here.len().min(out.len());
         let (first, mut rest) = out.split_at_mut(n);
@@ -80,7 +94,7 @@ impl Input {
     /// # Errors
     ///
     /// As [`read_exact`](Self::read_exact).
-    pub(super) fn skip(&mut self, transport: &dyn Transport, mut len: u64) -> io::Result<()> {
+    pub(crate) fn skip(&mut self, transport: &dyn Transport, mut len: u64) -> io::Result<()> {
         loop {
             let n = usize::try_from(len).unwrap_or(usize::MAX).min(self.end - self.start);
             self.start += n;

@@ -17,7 +17,7 @@ use blockdev::{Error, ErrorKind, Result};
 
 use super::transport::Socket;
 
-/// Where a server listens.
+/// Where a server listens, or a client comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
     /// An address and a port.
@@ -27,11 +27,10 @@ pub enum Address {
 }
 
 impl fmt::Display for Address {
-    /// As an NBD URI without an export name.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tcp(address) => write!(f, "nbd://{address}"),
-            Self::Unix(path) => write!(f, "nbd+unix:///?socket={}", path.display()),
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
 }
@@ -136,16 +135,16 @@ impl Listener {
         &self.address
     }
 
-    /// The next client, and its name for messages. `None` when nobody waits.
-    pub(super) fn accept(&self) -> io::Result<Option<(Socket, String)>> {
+    /// The next client, and where it is. `None` when nobody waits.
+    pub(crate) fn accept(&self) -> io::Result<Option<(Socket, Address)>> {
         let accepted = match &self.kind {
             Kind::Tcp(listener) => listener.accept().and_then(|(socket, peer)| {
                 socket.set_nonblocking(false)?;
-                Ok((Socket::Tcp(socket), peer.to_string()))
+                Ok((Socket::Tcp(socket), Address::Tcp(peer)))
             }),
             Kind::Unix(listener) => listener.accept().and_then(|(socket, _)| {
                 socket.set_nonblocking(false)?;
-                Ok((Socket::Unix(socket), self.address.to_string()))
+                Ok((Socket::Unix(socket), self.address.clone()))
             }),
         };
         match accepted {

@@ -18,7 +18,7 @@ const WINDOW: Duration = Duration::from_secs(10);
 const REMEMBERED: usize = 4096;
 
 /// Passes each message on once, and not too many in a short time.
-pub(super) struct Report {
+pub struct Report {
     log: Arc<dyn Fn(&str) + Send + Sync>,
     state: Mutex<State>,
 }
@@ -31,12 +31,15 @@ struct State {
 }
 
 impl Report {
-    pub(super) fn new(log: Arc<dyn Fn(&str) + Send + Sync>) -> Self {
+    /// For the receiver `log`, which is called from any thread.
+    #[must_use]
+    pub fn new(log: Arc<dyn Fn(&str) + Send + Sync>) -> Self {
         let state = State { told: HashSet::new(), window: Instant::now(), lines: 0, withheld: 0 };
         Self { log, state: Mutex::new(state) }
     }
 
-    pub(super) fn tell(&self, message: &str) {
+    /// Pass `message` on, unless it was told already or there is a flood of others.
+    pub fn tell(&self, message: &str) {
         let mut hasher = DefaultHasher::new();
         message.hash(&mut hasher);
         let (tell, withheld) = self.state.lock().admit(hasher.finish(), Instant::now());

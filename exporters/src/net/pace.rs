@@ -18,18 +18,18 @@ const MAXIMUM: u32 = 256;
 
 /// A running judgement of how quick a device is.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(crate) struct Pace {
     /// `score * 2 + slow`; a lost update of another thread does no harm.
     score: AtomicU32,
 }
 
 impl Pace {
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self { score: AtomicU32::new(0) }
     }
 
     /// Something for `bytes` bytes took the device `time`. Returns whether that was slow.
-    pub(super) fn note(&self, time: Duration, bytes: u64) -> bool {
+    pub(crate) fn note(&self, time: Duration, bytes: u64) -> bool {
         let allowed = SLOW + Duration::from_micros(bytes / BYTES_PER_MICROSECOND);
         let state = self.score.load(Ordering::Relaxed);
         let (score, was_slow) = (state >> 1, state & 1 != 0);
@@ -44,7 +44,7 @@ impl Pace {
     }
 
     /// Whether requests had better not wait for each other.
-    pub(super) fn is_slow(&self) -> bool {
+    pub(crate) fn is_slow(&self) -> bool {
         self.score.load(Ordering::Relaxed) & 1 != 0
     }
 }

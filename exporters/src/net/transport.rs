@@ -78,7 +78,7 @@ const UNIX_BUFFER: usize = 2 << 20;
 
 /// A connected socket of either family.
 #[derive(Debug)]
-pub(super) enum Socket {
+pub(crate) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
@@ -94,7 +94,7 @@ impl AsFd for Socket {
 
 /// A socket as a transport.
 #[derive(Debug)]
-pub(super) struct SocketTransport {
+pub(crate) struct SocketTransport {
     socket: Socket,
     /// Tells whether there is a deadline without taking the lock.
     hurried: AtomicBool,
@@ -104,7 +104,7 @@ pub(super) struct SocketTransport {
 
 impl SocketTransport {
     /// A socket, and how long a peer may keep us waiting once the handshake is over.
-    pub(super) fn new(socket: Socket, stall: Duration) -> io::Result<Self> {
+    pub(crate) fn new(socket: Socket, stall: Duration) -> io::Result<Self> {
         if let Socket::Tcp(tcp) = &socket {
             tcp.set_nodelay(true)?;
             // A peer that vanished without a word is found out: no request, no data, no answer to probes.
@@ -140,7 +140,7 @@ impl SocketTransport {
     }
 
     /// Let the peer finish: nothing more is received than what is already here.
-    pub(super) fn stop_receiving(&self) {
+    pub(crate) fn stop_receiving(&self) {
         // Fails only when the peer has gone already.
         let _ = match &self.socket {
             Socket::Tcp(s) => s.shutdown(Shutdown::Read),

@@ -1,27 +1,17 @@
 //! Threads that work on slow requests at the same time.
 //!
-//! They are only started when a device turns out to be slow (see [`super::pace`]) while more than one request is
+//! They are only started when a device turns out to be slow (see [`Pace`](super::Pace)) while more than one request is
 //! waiting. Handing a request over costs some microseconds, nothing beside what such a request takes.
 
 use std::{collections::VecDeque, io};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{
-    super::{limits::Limits, transport::Transport},
-    execute::Executor,
-    request::Request,
-};
+use super::Transport;
 
-/// A request with its payload.
-pub(super) struct Job {
-    pub(super) request: Request,
-    pub(super) payload: Vec<u8>,
-}
-
-#[derive(Default)]
-struct State {
-    queue: VecDeque<Job>,
+struct State<J> {
+    /// Jobs, each with its memory in bytes.
+    queue: VecDeque<(J, usize)>,
     threads: usize,
     /// Requests that were reserved for and are not finished.
     requests: usize,
@@ -31,9 +21,9 @@ struct State {
     failure: Option<io::Error>,
 }
 
-/// The workers of a session.
-pub(super) struct Workers {
-    state: Mutex<State>,
+/// The workers of a session, and the jobs `J` that wait for them.
+pub(crate) struct Workers<J> {
+    state: Mutex<State<J>>,
     /// There is a job, or the end.
     work: Condvar,
     /// A job was finished.
@@ -43,9 +33,9 @@ pub(super) struct Workers {
 }
 
 /// Tells the workers to end when it goes.
-pub(super) struct Ending<'a>(&'a Workers);
+pub(crate) struct Ending<'a, J>(&'a Workers<J>);
 
-impl Drop for Ending<'_> {
+impl<J> Drop for Ending<'_, J> {
     fn drop(&mut self) {
         self.0.state.lock().ending = true;
         self.0.work.notify_all();
@@ -53,12 +43,12 @@ impl Drop for Ending<'_> {
 }
 
 /// Ends the session if a worker panics, or the receiver would wait for a client that waits for a reply.
-struct Alarm<'a> {
-    workers: &'a Workers,
+struct Alarm<'a, J> {
+    workers: &'a Workers<J>,
     transport: &'a dyn Transport,
 }
 
-impl Drop for Alarm<'_> {
+impl<J> Drop for Alarm<'_, J> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let failure = io::Error::other("a worker failed in an unforeseen way");
@@ -69,29 +59,25 @@ impl Drop for Alarm<'_> {
     }
 }
 
-impl Workers {
-    pub(super) fn new(limits: &Limits) -> Self {
-        Self {
-            state: Mutex::default(),
-            work: Condvar::new(),
-            finished: Condvar::new(),
-            requests: limits.in_flight,
-            bytes: limits.in_flight_bytes,
-        }
+impl<J> Workers<J> {
+    /// Workers that work on that many requests at a time, which hold that many bytes.
+    pub(crate) fn new(requests: usize, bytes: usize) -> Self {
+        let state = State { queue: VecDeque::new(), threads: 0, requests: 0, bytes: 0, ending: false, failure: None };
+        Self { state: Mutex::new(state), work: Condvar::new(), finished: Condvar::new(), requests, bytes }
     }
 
-    pub(super) const fn ending(&self) -> Ending<'_> {
+    pub(crate) const fn ending(&self) -> Ending<'_, J> {
         Ending(self)
     }
 
     /// Whether requests are being worked on.
-    pub(super) fn busy(&self) -> bool {
+    pub(crate) fn busy(&self) -> bool {
         self.state.lock().requests > 0
     }
 
     /// Wait until there is room for one more request, which takes `bytes` of memory, and start a thread for it when
     /// all are busy. `false` when there is no thread at all.
-    pub(super) fn reserve(&self, bytes: usize, spawn: &impl Fn() -> bool) -> bool {
+    pub(crate) fn reserve(&self, bytes: usize, spawn: &impl Fn() -> bool) -> bool {
         let mut state = self.state.lock();
         // A request that is larger than all of the memory is worked on alone.
         while state.failure.is_none()
@@ -111,20 +97,20 @@ impl Workers {
         true
     }
 
-    /// Give a request to a worker; there is a reservation for it.
-    pub(super) fn submit(&self, job: Job) {
-        self.state.lock().queue.push_back(job);
+    /// Give a request to a worker; there is a reservation of `bytes` for it.
+    pub(crate) fn submit(&self, job: J, bytes: usize) {
+        self.state.lock().queue.push_back((job, bytes));
         self.work.notify_one();
     }
 
-    /// Work until the end.
-    pub(super) fn work(&self, mut executor: Executor<'_>, transport: &dyn Transport) {
+    /// Have `run` do jobs, and send what they give, until the end.
+    pub(crate) fn work(&self, mut run: impl FnMut(J) -> io::Result<()>, transport: &dyn Transport) {
         let _alarm = Alarm { workers: self, transport };
-        while let Some(job) = self.next() {
-            let done = executor.run(&job.request, &job.payload).and_then(|()| executor.flush());
+        while let Some((job, bytes)) = self.next() {
+            let done = run(job);
             let mut state = self.state.lock();
             state.requests = state.requests.saturating_sub(1);
-            state.bytes = state.bytes.saturating_sub(job.request.memory());
+            state.bytes = state.bytes.saturating_sub(bytes);
             if let Err(error) = done {
                 // Nobody receives the other replies either.
                 state.queue.clear();
@@ -136,7 +122,7 @@ impl Workers {
         }
     }
 
-    fn next(&self) -> Option<Job> {
+    fn next(&self) -> Option<(J, usize)> {
         let mut state = self.state.lock();
         loop {
             if let Some(job) = state.queue.pop_front() {
@@ -150,7 +136,7 @@ impl Workers {
     }
 
     /// Why a worker failed, if one did.
-    pub(super) fn result(&self) -> io::Result<()> {
+    pub(crate) fn result(&self) -> io::Result<()> {
         self.state.lock().failure.take().map_or(Ok(()), Err)
     }
 }

@@ -1,4 +1,4 @@
-//! `revenant export`: disks served by a network protocol until the program is ended.
+//! `revenant export nbd`: disks, each as an export of its name.
 
 use std::{
     ffi::OsString,
@@ -6,7 +6,6 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use blockdev::{
@@ -14,22 +13,19 @@ use blockdev::{
     images::Disk,
     overlay::{self, Overlay},
 };
-use exporters::nbd::{
-    self, Address, ChangedBlocks, ChangedRun, Config, Export, Exports, Limits, Listener, Tls, TlsMode,
-};
+use exporters::nbd::{self, ChangedBlocks, ChangedRun, Config, Export, Exports, Limits, Listener, Tls, TlsMode};
 use serde_json::json;
-use signal_hook::{consts::TERM_SIGNALS, iterator::Signals};
 
-use super::source::{DiskSource, Disks};
+use super::{
+    super::source::{DiskSource, Disks},
+    GRACE, signals,
+};
 use crate::{
     cli::{Cli, NbdOptions},
     output::{self, size},
 };
 
-/// How long clients may take to be served what they have asked for when the server is ended.
-const GRACE: Duration = Duration::from_secs(10);
-
-pub fn nbd(cli: &Cli, paths: &[OsString], options: &NbdOptions) -> Result<u8> {
+pub fn run(cli: &Cli, paths: &[OsString], options: &NbdOptions) -> Result<u8> {
     let disks = Disks::new(cli);
     let format = options.format.as_deref().map(str::parse).transpose()?;
     let mut sources = Vec::new();
@@ -67,7 +63,7 @@ pub fn nbd(cli: &Cli, paths: &[OsString], options: &NbdOptions) -> Result<u8> {
         names.push(name);
     }
     // Signals are caught before anybody can connect.
-    let mut signals = Signals::new(TERM_SIGNALS).map_err(|e| Error::io("cannot wait for signals", e))?;
+    let mut signals = signals()?;
     let config = Config {
         limits: Limits { connections: options.max_connections, ..Limits::default() },
         tls: tls(options)?,
@@ -145,7 +141,7 @@ fn tell(cli: &Cli, server: &nbd::Server, sources: &[DiskSource], names: &[String
     let mut lines = String::new();
     for address in server.addresses() {
         for (source, name) in sources.iter().zip(names) {
-            let uri = uri(address, name);
+            let uri = nbd::uri(address, name);
             let disk = &source.image.disk;
             if cli.sources.json {
                 let value = json!({
@@ -164,21 +160,4 @@ fn tell(cli: &Cli, server: &nbd::Server, sources: &[DiskSource], names: &[String
         }
     }
     output::written(out.write_all(lines.as_bytes()).and_then(|()| out.flush()))
-}
-
-/// The NBD URI of an export.
-fn uri(address: &Address, name: &str) -> String {
-    let mut escaped = String::new();
-    for byte in name.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' | b'@' | b':' => {
-                escaped.push(char::from(byte));
-            }
-            _ => escaped.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    match address {
-        Address::Tcp(address) => format!("nbd://{address}/{escaped}"),
-        Address::Unix(path) => format!("nbd+unix:///{escaped}?socket={}", path.display()),
-    }
 }

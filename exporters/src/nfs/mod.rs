@@ -1,0 +1,34 @@
+//! An NFS server: a directory of the tree for machines that mount it, read-only.
+//!
+//! Version 3 over TCP (RFC 1813), with its MOUNT protocol and a port mapper, all at one port unless other ones are wished
+//! for. A call goes from `rpc` (records, credentials) by program to `procedures`, `mount` or `portmap`; `export` has what
+//! is served; `handle` is what clients keep of it. Locks (NLM) are refused: what cannot change needs none.
+//!
+//! **Handles** outlive the server: see [`vfs::door::Trail`]. A node that is no longer there is stale.
+//!
+//! **Permissions.** A client says who its user is, and is believed: that is how this protocol works. So what protects is
+//! [`Clients`], the list of machines that may connect. For the users of those, owners, modes and ACLs decide as on the
+//! machine that was backed up; their root may read everything.
+//!
+//! **What is bounded.** Connections, calls and bytes in flight, the length of a request and of its parts, the nodes and
+//! open files that are remembered, the time a peer may leave a message half sent or half received: see [`Limits`].
+
+mod clients;
+mod export;
+mod handle;
+mod limits;
+mod mount;
+mod portmap;
+mod procedures;
+mod protocol;
+mod rpc;
+mod server;
+mod session;
+mod udp;
+mod xdr;
+
+pub use crate::net::{Address, Listener, Transport};
+pub use clients::Clients;
+pub use export::{Export, ExportOptions, TellTotals};
+pub use limits::Limits;
+pub use server::{Config, Server, Sockets, serve};

@@ -26,13 +26,13 @@ pub fn folder() -> PathBuf {
 
 /// Runs the subcommand.
 pub fn run(options: &Options) -> Result<()> {
-    cmd::run(script()?.args(&options.families))
+    cmd::run(maker()?.args(&options.families))
 }
 
 /// Begins to make what tests need, beside other work. What is there already is kept.
 pub fn begin() -> Result<Child> {
     let log = folder().with_extension("log");
-    let mut script = script()?;
+    let mut script = maker()?;
     script.args(["ext", "xfs", "btrfs", "ntfs", "fat", "exfat", "zfs", "lvm", "disks"]);
     println!("test: making guest images in {} (what comes of it: {})", folder().display(), log.display());
     let out = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
@@ -50,7 +50,8 @@ pub fn finish(mut maker: Child) -> Result<()> {
     Ok(())
 }
 
-fn script() -> Result<Command> {
+/// The maker of images; families are its arguments.
+pub fn maker() -> Result<Command> {
     fs::create_dir_all(folder()).with_context(|| format!("cannot make {}", folder().display()))?;
     let mut script = Command::new(cmd::root().join("tests/lab/make-guest-images.sh"));
     script.arg("-o").arg(folder());

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 
 use super::disks;
 use super::fixtures::{Fixture, Fixtures, Kind};
+use super::guests;
 use super::lab::Lab;
 use super::measure;
 use super::synthetic;
@@ -14,7 +15,7 @@ use crate::cmd::{self, quoted};
 use crate::mounted::Mounted;
 
 /// The groups, by the name that selects them.
-pub const GROUPS: [(&str, Group); 8] = [
+pub const GROUPS: [(&str, Group); 9] = [
     ("list", list),
     ("first-byte", first_byte),
     ("sequential", sequential),
@@ -23,6 +24,7 @@ pub const GROUPS: [(&str, Group); 8] = [
     ("library", library),
     ("nbd", disks::nbd),
     ("convert", disks::convert),
+    ("guests", guests::guests),
 ];
 
 /// Measures one group.

@@ -7,6 +7,7 @@ mod data;
 mod disks;
 mod fixtures;
 mod groups;
+mod guests;
 mod lab;
 pub mod measure;
 mod minimal_catalog;

@@ -6,12 +6,13 @@ use std::{
     fs, io,
     os::unix::{
         ffi::OsStrExt,
-        fs::{FileTypeExt, MetadataExt},
+        fs::{FileExt, FileTypeExt, MetadataExt},
     },
     path::{Path, PathBuf},
     process::Command,
 };
 
+use crc_fast::{CrcAlgorithm, checksum};
 use guestfs::{FileId, FileSystem, Kind, Metadata, Time, Xattr};
 use rustix::fs::{CWD, StatxFlags, statx};
 use tempfile::TempDir;
@@ -69,6 +70,20 @@ impl Volume {
     /// Where it is mounted.
     pub fn root(&self) -> PathBuf {
         self.folder.path().join("mnt")
+    }
+
+    /// Adds features to its superblock, which has 512 bytes.
+    pub fn add_incompatible(&self, features: u32) {
+        let image = fs::File::options().read(true).write(true).open(self.image()).unwrap();
+        let mut sector = [0; 512];
+        image.read_exact_at(&mut sector, 0).unwrap();
+        let field = &mut sector[216..220];
+        let features = features | u32::from_be_bytes(field.try_into().unwrap());
+        field.copy_from_slice(&features.to_be_bytes());
+        sector[224..228].fill(0);
+        let sum = checksum(CrcAlgorithm::Crc32Iscsi, &sector) as u32;
+        sector[224..228].copy_from_slice(&sum.to_le_bytes());
+        image.write_all_at(&sector, 0).unwrap();
     }
 
     /// Mounts it; `None` where the kernel cannot.

@@ -9,6 +9,7 @@ mod harmed;
 mod kernel;
 mod lab;
 mod made;
+mod refused;
 mod speed;
 mod tree;
 mod version4;

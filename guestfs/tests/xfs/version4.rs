@@ -124,6 +124,28 @@ fn attributes() {
     }
 }
 
+/// Names are hashed in lower case, and found as they are spelled.
+#[test]
+fn names_without_case() {
+    let folder = tempfile::tempdir().unwrap();
+    let (image, proto) = (folder.path().join("image"), folder.path().join("proto"));
+    std::fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
+    let names: Vec<_> = (0..600).map(|n| format!("{}Name{n}", if n % 2 == 0 { "Some" } else { "SOME" })).collect();
+    let lines: String = names.iter().map(|name| format!("{name} ---644 0 0 /dev/null\n")).collect();
+    std::fs::write(&proto, format!("/none\n0 0\nd--755 0 0\n{lines}$\n")).unwrap();
+    let mut mkfs = Command::new("mkfs.xfs");
+    let mkfs = mkfs.args(["--unsupported", "-qf", "-n", "version=ci", "-p"]).arg(&proto).arg(&image).output();
+    if !mkfs.is_ok_and(|output| output.status.success()) {
+        return println!("SKIPPED: mkfs.xfs makes no volumes without case");
+    }
+    let fs = filesystem(&[crate::common::device(&image)]);
+    assert_eq!(entries(fs.as_ref(), fs.root()).unwrap().len(), names.len());
+    for name in names {
+        assert!(fs.lookup(fs.root(), name.as_bytes()).unwrap().is_some(), "{name}");
+        assert_eq!(fs.lookup(fs.root(), name.to_lowercase().as_bytes()).unwrap(), None);
+    }
+}
+
 #[test]
 fn harmed() {
     flip_metadata(&in_memory(image()), &open_xfs, flip_runs(), 1000, Expect::Harmless);

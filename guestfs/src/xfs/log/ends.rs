@@ -63,7 +63,7 @@ pub fn state(sb: &Superblock, log: &Physical<'_, impl ReadAt + ?Sized>) -> Resul
     }
     let (tail, block) = (newest.tail & u64::from(u32::MAX), newest.block);
     let cycle = newest.lsn >> 32;
-    if newest.tail >> 32 != if tail <= block { cycle } else { cycle - 1 } {
+    if newest.tail >> 32 != if tail <= block { cycle } else { cycle.wrapping_sub(1) } {
         return Err(Error::damaged("its beginning is not where its end says"));
     }
     // The superblock's last change went through the log.

@@ -181,7 +181,7 @@ impl Ntfs {
                 let size = data.map_or(0, |data| data.size());
                 let packed = file.value(kind::DATA, wof::STREAM)?;
                 let packed = packed.ok_or_else(|| Error::damaged("it has no stream WofCompressedData"))?;
-                return Ok(Arc::new(Wof::new(packed.reader(&self.mft)?, size, method)?));
+                return Ok(Arc::new(Wof::new(file.record().number(), packed.reader(&self.mft)?, size, method)?));
             }
             Content::Cloud | Content::Here => {}
         }

@@ -113,7 +113,7 @@ impl File {
         }
         let [allocated, size, initialized] = first.sizes();
         let (packed, unit_shift) = (first.packed_size(), first.unit_shift());
-        let runs = Runs::new(parts);
-        Ok(Value { flags, body: Body::There(Stored { allocated, size, initialized, packed, unit_shift, runs }) })
+        let (file, runs) = (self.base.number(), Runs::new(parts));
+        Ok(Value { flags, body: Body::There(Stored { file, allocated, size, initialized, packed, unit_shift, runs }) })
     }
 }

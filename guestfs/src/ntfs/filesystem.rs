@@ -21,6 +21,7 @@ use super::{
     security::{DESCRIPTOR_MAX, Secure},
     stat::Stat,
     state::{self, Volume},
+    usage,
     value::{Body, Value},
     wof::{self, Wof},
 };
@@ -30,7 +31,6 @@ use crate::{DirEntry, FileId, FileSystem, Info, Kind, Metadata, Stream, Usage, X
 mod number {
     pub const VOLUME: u64 = 3;
     pub const ROOT: u64 = 5;
-    pub const BITMAP: u64 = 6;
     pub const LOG: u64 = 2;
     pub const SECURE: u64 = 9;
     pub const UPCASE: u64 = 10;
@@ -41,9 +41,6 @@ mod number {
 /// Memory for nodes of directories and for their roots, in bytes.
 const NODES_MAX: u64 = 16 << 20;
 const INDEXES_MAX: u64 = 4 << 20;
-
-/// Bytes of the bitmap that are read at once.
-const BITMAP_PIECE: usize = 256 << 10;
 
 /// A volume.
 pub struct Ntfs {
@@ -75,10 +72,11 @@ impl Ntfs {
         if !root.record().is_directory() {
             return Err(root.told(Error::damaged("the root is not a directory")));
         }
+        // Without the rest, files can be read all the same.
         let mut noted = |what: &str, error: Error| notes.push(format!("{what}: {error}."));
         let volume = file(number::VOLUME).and_then(|file| Volume::of(&file)).unwrap_or_else(|e| {
             noted("Label and state of the volume are not known", e);
-            Volume { label: None, is_dirty: false }
+            Volume::default()
         });
         let upcase = file(number::UPCASE).and_then(|file| UpCase::of(&file)).unwrap_or_else(|e| {
             noted("The order of names is guessed, some may not be found", e);
@@ -88,41 +86,30 @@ impl Ntfs {
             noted("Security descriptors cannot be read", e);
             None
         });
+        let log_is_dirty = file(number::LOG).and_then(|file| state::log_is_dirty(&file)).unwrap_or_else(|e| {
+            noted("The state of the log is not known", e);
+            false
+        });
+        let info = Info {
+            kind: FsKind::Ntfs,
+            label: volume.label,
+            uuid: Some(format!("{:016X}", geometry.serial)),
+            block_size: geometry.cluster() as u32,
+            notes: Vec::new(),
+        };
         let mut ntfs = Self {
             root: root.record().reference(),
-            info: Info {
-                kind: FsKind::Ntfs,
-                label: volume.label,
-                uuid: Some(format!("{:016X}", geometry.serial)),
-                block_size: geometry.cluster() as u32,
-                notes: Vec::new(),
-            },
-            mft: Arc::clone(&mft),
+            info,
+            mft,
             upcase,
             secure,
             indexes: Kept::new(INDEXES_MAX),
             nodes: Nodes::new(NODES_MAX),
             usage: OnceLock::new(),
         };
-        if volume.is_dirty {
-            notes.push("The volume is marked to be checked (`chkdsk`): it is read as it is.".to_owned());
-        }
-        match file(number::LOG).and_then(|file| state::log_is_dirty(&file)) {
-            Ok(false) => {}
-            Ok(true) => notes.push(
-                "The volume was in use when it was copied: the last changes of names and metadata may be in $LogFile \
-                 only, and are not shown."
-                    .to_owned(),
-            ),
-            Err(e) => notes.push(format!("$LogFile cannot be read: {e}.")),
-        }
-        if ntfs.is_hibernated() {
-            notes.push(
-                "Windows was hibernated, or shut down for a fast start: what it kept in memory is not shown."
-                    .to_owned(),
-            );
-        }
-        notes.extend(mft.notes());
+        let is_hibernated = ntfs.is_hibernated();
+        notes.extend(state::notes(volume.is_dirty, log_is_dirty, is_hibernated));
+        notes.extend(ntfs.mft.notes());
         ntfs.info.notes = notes;
         Ok(ntfs)
     }
@@ -181,7 +168,7 @@ impl Ntfs {
                 let size = data.map_or(0, |data| data.size());
                 let packed = file.value(kind::DATA, wof::STREAM)?;
                 let packed = packed.ok_or_else(|| Error::damaged("it has no stream WofCompressedData"))?;
-                return Ok(Arc::new(Wof::new(packed.reader(&self.mft)?, size, method)?));
+                return Ok(Arc::new(Wof::new(file.record().number(), packed.reader(&self.mft)?, size, method)?));
             }
             Content::Cloud | Content::Here => {}
         }
@@ -198,32 +185,6 @@ impl Ntfs {
         }
         let own = file.value(kind::SECURITY_DESCRIPTOR, &[])?;
         own.map(|value| value.bytes(&self.mft, DESCRIPTOR_MAX)).transpose()
-    }
-
-    fn count_free(&self) -> Result<Usage> {
-        let geometry = &self.mft.clusters.geometry;
-        let file = File::open(&self.mft, Reference(number::BITMAP))?;
-        let bitmap = file.value(kind::DATA, &[])?.ok_or_else(|| file.told(Error::damaged("$Bitmap has no content")))?;
-        let bitmap = bitmap.reader(&self.mft)?;
-        let (mut used, mut at, end) = (0, 0, geometry.clusters.div_ceil(8));
-        let mut piece = vec![0; BITMAP_PIECE];
-        while at < end {
-            let n = (end - at).min(piece.len() as u64) as usize;
-            let bytes = piece.get_mut(..n).unwrap_or_default();
-            if bitmap.read_at(bytes, at)? < n {
-                return Err(file.told(Error::damaged("$Bitmap is too short for the volume")));
-            }
-            used += bytes.iter().map(|byte| u64::from(byte.count_ones())).sum::<u64>();
-            at += n as u64;
-            // The bits behind the last cluster are set.
-            if let (true, Some(last)) = (at == end, bytes.last()) {
-                let behind = (8 - geometry.clusters % 8) % 8;
-                used -= u64::from((u16::from(*last) >> (8 - behind)).count_ones());
-            }
-        }
-        let bytes = |clusters: u64| clusters << geometry.cluster_shift;
-        let free = bytes(geometry.clusters.saturating_sub(used));
-        Ok(Usage { total: bytes(geometry.clusters), free, files: None, files_free: None })
     }
 }
 
@@ -244,7 +205,7 @@ impl FileSystem for Ntfs {
         match self.usage.get() {
             Some(usage) => Ok(*usage),
             None => {
-                let usage = self.count_free()?;
+                let usage = usage::count(&self.mft)?;
                 Ok(*self.usage.get_or_init(|| usage))
             }
         }

@@ -185,7 +185,10 @@ impl Mft {
         match piece {
             Ok(piece) => Ok(slice(&piece.0, within, size as usize).to_vec()),
             // Another record of the piece may be the one that cannot be read.
-            Err(_) => self.piece(number, 1).map(|piece| piece.0),
+            Err(_) => {
+                let alone = self.piece(number, 1).map(|piece| piece.0);
+                alone.map_err(|e| e.context(format!("NTFS file record {number}")))
+            }
         }
     }
 

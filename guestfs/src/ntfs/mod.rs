@@ -10,7 +10,7 @@
 //! * directories: [`index`] (B-trees), [`collation`] (the order of names), [`names`], [`directory`];
 //! * what a file is to Unix: [`times`], [`reparse`] and [`interix`] (links and special files), [`ea`], [`security`],
 //!   [`stat`] (all together);
-//! * [`state`]: whether the guest left it clean; [`filesystem`]: all this as a [`FileSystem`].
+//! * [`state`]: whether the guest left it clean; [`usage`]: how full it is; [`filesystem`]: all this as a [`FileSystem`].
 //!
 //! # What Unix sees
 //!
@@ -47,6 +47,7 @@ mod security;
 mod stat;
 mod state;
 mod times;
+mod usage;
 mod value;
 mod wof;
 

@@ -44,7 +44,7 @@ fn signed(bytes: &[u8]) -> i64 {
 
 impl Extents {
     /// None, from cluster `vcn` of the content on.
-    pub const fn none(vcn: u64) -> Self {
+    const fn none(vcn: u64) -> Self {
         Self { list: Vec::new(), end: vcn }
     }
 
@@ -168,11 +168,6 @@ impl Runs {
     /// Those of `parts`, by ascending [`Part::first`].
     pub const fn new(parts: Vec<Part>) -> Self {
         Self { parts }
-    }
-
-    /// Those of an attribute in one part.
-    pub fn single(extents: Extents) -> Self {
-        Self { parts: vec![Part { first: 0, source: Source::Here(Arc::new(extents)) }] }
     }
 
     /// Where cluster `vcn` of the content is (`None`: in a hole), and how many follow it there, itself counted.

@@ -21,6 +21,7 @@ const NO_CLIENT: u16 = 0xffff;
 const LOG_PAGES: [usize; 4] = [4096, 8192, 16384, 65536];
 
 /// The file `$Volume`.
+#[derive(Default)]
 pub struct Volume {
     /// Its label.
     pub label: Option<String>,
@@ -82,4 +83,18 @@ pub fn is_hibernated(file: &File) -> Result<bool> {
     let mut head = [0; 4];
     value.reader(file.mft())?.read_at(&mut head, 0)?;
     Ok(matches!(&head, b"hibr" | b"HIBR"))
+}
+
+/// What an operator should know of the state.
+pub fn notes(volume_is_dirty: bool, log_is_dirty: bool, is_hibernated: bool) -> Vec<String> {
+    let notes = [
+        (volume_is_dirty, "The volume is marked to be checked (`chkdsk`): it is read as it is."),
+        (
+            log_is_dirty,
+            "The volume was in use when it was copied: the last changes of names and metadata may be in $LogFile only, \
+             and are not shown.",
+        ),
+        (is_hibernated, "Windows was hibernated, or shut down for a fast start: what it kept in memory is not shown."),
+    ];
+    notes.into_iter().filter(|(is_so, _)| *is_so).map(|(_, note)| note.to_owned()).collect()
 }

@@ -40,6 +40,8 @@ pub enum Body {
 
 /// A value in clusters.
 pub struct Stored {
+    /// Number of the file's first record.
+    pub file: u64,
     /// Bytes that clusters are kept for, holes among them.
     pub allocated: u64,
     /// Bytes of the value.
@@ -52,6 +54,13 @@ pub struct Stored {
     pub unit_shift: u8,
     /// Where they are.
     pub runs: Runs,
+}
+
+impl Stored {
+    /// Where cluster `vcn` of the value is (`None`: in a hole), and how many follow it there, itself counted.
+    pub fn at(&self, mft: &Mft, vcn: u64) -> Result<(Option<u64>, u64)> {
+        self.runs.at(mft, vcn).map_err(|e| e.context(format!("NTFS file record {}", self.file)))
+    }
 }
 
 impl Value {

@@ -8,7 +8,7 @@ use blockdev::{
 };
 use guestfs::FileSystem;
 
-use crate::common::{assert_manifest, filesystems, foreign, foreign_manifest};
+use crate::common::{assert_manifest, filesystem, filesystems, foreign, foreign_manifest, in_memory};
 use crate::lab::at;
 
 /// Image files in memory, beside each other.
@@ -78,4 +78,21 @@ fn links_of_windows() {
     let target = String::from_utf8(fs.link_target(link).unwrap()).unwrap();
     assert_eq!(target, "x:/a_directory/another_file");
     assert_eq!(fs.metadata(link).unwrap().size, target.len() as u64);
+}
+
+/// A volume of Windows as it would be if it had been copied while it was in use: both restart pages of its log say so.
+#[test]
+fn a_log_in_use() {
+    let Some(disk) = disk(&["vhd/ntfs-parent.vhd.zst"]) else { return };
+    let mut bytes = vec![0; disk.size() as usize];
+    disk.read_at(&mut bytes, 0).unwrap();
+    let pages: Vec<_> = (0..bytes.len()).step_by(512).filter(|at| bytes[*at..].starts_with(b"RSTR")).collect();
+    assert_eq!(pages.len(), 2);
+    for page in pages {
+        let area = page + usize::from(u16::from_le_bytes([bytes[page + 24], bytes[page + 25]]));
+        assert_eq!(bytes[area + 14] & 2, 2, "the log was clean");
+        bytes[area + 14] = 0;
+    }
+    let fs = filesystem(&[in_memory(bytes)]);
+    assert!(fs.info().notes.iter().any(|note| note.contains("$LogFile")), "{:?}", fs.info().notes);
 }

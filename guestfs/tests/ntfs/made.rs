@@ -7,6 +7,10 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
+use blockdev::{
+    ErrorKind, ReadAt,
+    fields::{le16, le32, le64},
+};
 use guestfs::Kind;
 
 use crate::{
@@ -178,7 +182,7 @@ fn links_of_windows() {
     // An empty file that was fetched is whole; one in the deduplication store is not there at all.
     assert_eq!(fs.content(at(fs.as_ref(), "cloud")).unwrap().size(), 0);
     let error = fs.content(at(fs.as_ref(), "deduplicated")).err().unwrap();
-    assert_eq!(error.kind(), blockdev::ErrorKind::Unsupported);
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(error.to_string().contains("deduplication"), "{error}");
 }
 
@@ -232,6 +236,79 @@ fn permissions() {
     let fs = made.filesystem();
     let mode = |path| fs.metadata(at(fs.as_ref(), path)).unwrap().permissions;
     assert_eq!([mode("dir"), mode("dir/file"), mode("other")], [0o755, 0o444, 0o644]);
+}
+
+/// Where the content's attribute is in the record of the file `path`, in the bytes of a volume of clusters of 4 KiB.
+fn data_attribute(volume: &[u8], path: &str) -> usize {
+    let record = at(filesystem(&[in_memory(volume.to_vec())]).as_ref(), path).number & 0xffff_ffff;
+    // The start of the table of files is in one piece.
+    let record = le64(volume, 48) as usize * 4096 + record as usize * 1024;
+    let mut attribute = record + usize::from(le16(volume, record + 20));
+    while le32(volume, attribute) != 0x80 {
+        attribute += le32(volume, attribute + 4) as usize;
+    }
+    attribute
+}
+
+/// What NTFS-3G cannot make: bytes that were never written, behind others that were.
+#[test]
+fn content_that_was_not_written() {
+    let Some(made) = Made::new(16, &[]) else { return };
+    let mount = made.mount("");
+    mount.write("plain", random(1, 100_000));
+    fill_compressed(&mount);
+    drop(mount);
+    let mut volume = fs::read(made.image()).unwrap();
+    for (path, initialized) in [("plain", 5000_u64), ("compressed/text", 150_001), ("compressed/mixed", 0)] {
+        let attribute = data_attribute(&volume, path);
+        volume[attribute + 56..attribute + 64].copy_from_slice(&initialized.to_le_bytes());
+    }
+    fs::write(made.image(), &volume).unwrap();
+    assert!(assert_same(&made) > 20);
+    let fs = made.filesystem();
+    let content = crate::common::open(fs.as_ref(), at(fs.as_ref(), "plain")).unwrap();
+    let mut bytes = [1; 100];
+    assert_eq!(content.read_at(&mut bytes, 4950).unwrap(), 100);
+    assert_eq!(bytes[..50], random(1, 100_000)[4950..5000]);
+    assert_eq!(bytes[50..], [0; 50]);
+}
+
+#[test]
+fn encrypted_files() {
+    let Some(made) = Made::new(16, &[]) else { return };
+    let mount = made.mount("");
+    mount.write("secret", random(1, 10_000));
+    drop(mount);
+    let mut volume = fs::read(made.image()).unwrap();
+    let attribute = data_attribute(&volume, "secret");
+    volume[attribute + 13] |= 0x40;
+    let fs = filesystem(&[in_memory(volume.clone())]);
+    let secret = at(fs.as_ref(), "secret");
+    assert_eq!(fs.metadata(secret).unwrap().size, 10_000);
+    let error = fs.content(secret).err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Locked);
+    assert!(error.to_string().contains("EFS"), "{error}");
+    // A method of compression that there is not.
+    volume[attribute + 12..attribute + 14].copy_from_slice(&[2, 0]);
+    let fs = filesystem(&[in_memory(volume)]);
+    assert_eq!(fs.content(secret).err().unwrap().kind(), ErrorKind::Unsupported);
+}
+
+#[test]
+fn references_that_are_old() {
+    let Some(made) = Made::new(16, &[]) else { return };
+    let write = |name| made.mount("").write(name, "x");
+    write("first");
+    let first = at(made.filesystem().as_ref(), "first");
+    fs::remove_file(made.mount("").path("first")).unwrap();
+    let error = made.filesystem().metadata(first).unwrap_err();
+    assert!(error.to_string().contains("not in use"), "{error}");
+    write("second");
+    let fs = made.filesystem();
+    let second = at(fs.as_ref(), "second");
+    assert_eq!(first.number & 0xffff_ffff, second.number & 0xffff_ffff, "the record is used again");
+    let error = fs.metadata(first).unwrap_err();
+    assert!(error.to_string().contains("another file"), "{error}");
 }
 
 /// Free space in pieces of one record: whatever is written then, the table of files itself among it, is in as many.

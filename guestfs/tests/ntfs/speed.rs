@@ -1,12 +1,14 @@
 //! How fast it is: run by hand, in a release build. Times are of the processor, since others may use it too.
 
-use std::{fs::File, os::unix::fs::FileExt, time::Duration};
+use std::{collections::BTreeMap, fs::File, os::unix::fs::FileExt, time::Duration};
 
 use blockdev::ReadAt;
 
 use crate::{
     common::{device, entries, filesystem, lab, open},
     lab::at,
+    mounted::Made,
+    wof,
 };
 
 /// Processor time of this thread.
@@ -71,6 +73,24 @@ fn figures() {
             // Opened anew each time, so that nothing is unpacked yet.
             let content = open(fs.as_ref(), file).unwrap();
             rate(name, content.size(), &|buf, at| assert_eq!(content.read_at(buf, at).unwrap(), buf.len()));
+        }
+    }
+
+    let samples = wof::samples();
+    let samples = BTreeMap::from([("text", samples["text"].repeat(20)), ("code", samples["code"].clone())]);
+    let Some(made) = Made::new(64, &[]) else { return };
+    for (method, chunk, number) in wof::METHODS {
+        let Some(packed) = wof::packed(&samples, method, chunk) else { return };
+        let mount = made.mount("streams_interface=windows");
+        for (bytes, size) in &packed {
+            wof::make(&mount, &format!("{number}-{size}"), bytes, *size, number);
+        }
+        drop(mount);
+        let fs = made.filesystem();
+        for (bytes, size) in &packed {
+            let content = open(fs.as_ref(), at(fs.as_ref(), &format!("{number}-{size}"))).unwrap();
+            let what = format!("{method} {chunk}, packed to {} %", bytes.len() as u64 * 100 / size);
+            rate(&what, *size, &|buf, at| assert_eq!(content.read_at(buf, at).unwrap(), buf.len()));
         }
     }
 }

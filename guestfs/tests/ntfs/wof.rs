@@ -20,11 +20,11 @@ use crate::{
 };
 
 /// Methods of packing: as wimlib calls them, the chunk, and as FILE_PROVIDER_EXTERNAL_INFO numbers them.
-const METHODS: [(&str, u32, u32); 4] =
+pub const METHODS: [(&str, u32, u32); 4] =
     [("XPRESS", 4096, 0), ("LZX", 32768, 1), ("XPRESS", 8192, 2), ("XPRESS", 16384, 3)];
 
 /// Files of all kinds, by name.
-fn samples() -> BTreeMap<&'static str, Vec<u8>> {
+pub fn samples() -> BTreeMap<&'static str, Vec<u8>> {
     let mut random = Random(1);
     let noise: Vec<u8> = (0..100_000).map(|_| random.next() as u8).collect();
     let text: Vec<u8> =
@@ -52,7 +52,7 @@ fn samples() -> BTreeMap<&'static str, Vec<u8>> {
 }
 
 /// The packed form of each sample, by its unpacked content.
-fn packed(samples: &BTreeMap<&str, Vec<u8>>, method: &str, chunk: u32) -> Option<Vec<(Vec<u8>, u64)>> {
+pub fn packed(samples: &BTreeMap<&str, Vec<u8>>, method: &str, chunk: u32) -> Option<Vec<(Vec<u8>, u64)>> {
     let folder = tempfile::tempdir().unwrap();
     let source = folder.path().join("source");
     fs::create_dir(&source).unwrap();
@@ -90,7 +90,7 @@ fn resources(wim: &Path) -> Vec<(Vec<u8>, u64)> {
     found
 }
 
-fn make(mount: &Mount<'_>, name: &str, packed: &[u8], size: u64, method: u32) {
+pub fn make(mount: &Mount<'_>, name: &str, packed: &[u8], size: u64, method: u32) {
     fs::File::create(mount.path(name)).unwrap().set_len(size).unwrap();
     fs::write(mount.path(&format!("{name}:WofCompressedData")), packed).unwrap();
     fs::write(mount.path(&format!("{name}:other")), "kept").unwrap();

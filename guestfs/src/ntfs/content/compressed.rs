@@ -50,7 +50,7 @@ impl Compressed {
         if vcn << self.mft.clusters.geometry.cluster_shift >= self.stored.allocated {
             return Ok((None, self.unit - vcn % self.unit));
         }
-        self.stored.runs.at(&self.mft, vcn)
+        self.stored.at(&self.mft, vcn)
     }
 
     /// How it is from cluster `vcn` on, whose unit begins at `start`.
@@ -112,7 +112,10 @@ impl Layer for Compressed {
 
     fn unpack(&self, unit: u64, out: &mut Vec<u8>) -> Result<()> {
         let geometry = &self.mft.clusters.geometry;
-        let start = unit.checked_mul(self.unit).ok_or_else(|| Error::damaged(format!("there is no unit {unit}")))?;
+        if unit >= self.stored.size.div_ceil(self.unit_bytes()) {
+            return Err(Error::invalid(format!("there is no unit {unit}")));
+        }
+        let start = unit * self.unit;
         let mut packed = Vec::with_capacity(self.unit_bytes() as usize);
         let mut at = start;
         while at < start + self.unit {
@@ -124,7 +127,9 @@ impl Layer for Compressed {
             self.mft.clusters.read_at(dest, geometry.byte_of(lcn))?;
             at += len;
         }
-        lznt1::unpack(&packed, self.unit_bytes() as usize, out)
-            .map_err(|e| e.context(format!("the compressed unit at byte {} of the content", unit * self.unit_bytes())))
+        lznt1::unpack(&packed, self.unit_bytes() as usize, out).map_err(|e| {
+            let (file, at) = (self.stored.file, unit * self.unit_bytes());
+            e.context(format!("NTFS file record {file}: the compressed unit at byte {at} of its content"))
+        })
     }
 }

@@ -29,7 +29,7 @@ impl Plain {
             return Ok(Run { len: self.stored.size.saturating_sub(at), place: Place::Zero });
         }
         let geometry = &self.mft.clusters.geometry;
-        let (lcn, clusters) = self.stored.runs.at(&self.mft, at >> geometry.cluster_shift)?;
+        let (lcn, clusters) = self.stored.at(&self.mft, at >> geometry.cluster_shift)?;
         let within = at & (geometry.cluster() - 1);
         let len = (clusters.saturating_mul(geometry.cluster()) - within).min(written);
         Ok(Run { len, place: place(lcn.map(|lcn| geometry.byte_of(lcn) + within)) })

@@ -95,7 +95,7 @@ fn entries(node: &[u8], head: usize) -> Result<Vec<u32>> {
             (usize::from(le16(used, at + 8)), usize::from(le16(used, at + 10)), le16(used, at + 12));
         let child = if flags & HAS_CHILD != 0 { 8 } else { 0 };
         let key = if flags & IS_LAST != 0 { 0 } else { key };
-        if (at | len) % 8 != 0 || len < 16 + key + child || at.saturating_add(len) > used.len() {
+        if !(at | len).is_multiple_of(8) || len < 16 + key + child || at.saturating_add(len) > used.len() {
             return Err(Error::damaged(format!("its entry at byte {at} has {len} bytes, with a key of {key}")));
         }
         found.push(at as u32);

@@ -3,7 +3,7 @@
 use super::bits::Bits;
 
 /// Codes up to this length are looked up at once.
-const TABLE_BITS: u32 = 10;
+const TABLE_BITS: u32 = 11;
 
 /// The longest code.
 const LENGTH_MAX: usize = 16;

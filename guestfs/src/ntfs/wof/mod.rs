@@ -41,18 +41,20 @@ fn method(number: u32) -> Option<Method> {
 
 /// The content of a compressed system file.
 pub struct Wof {
+    /// Number of the file's first record.
+    file: u64,
     packed: Disk,
     size: u64,
     method: Method,
 }
 
 impl Wof {
-    /// The content of `size` bytes in the stream `packed`, packed by the method called `number`.
-    pub fn new(packed: Disk, size: u64, number: u32) -> Result<Self> {
+    /// The content of `size` bytes in the stream `packed` of the file `file`, packed by the method called `number`.
+    pub fn new(file: u64, packed: Disk, size: u64, number: u32) -> Result<Self> {
         let method = method(number).ok_or_else(|| {
             Error::unsupported(format!("the compression method {number} of system files is not known"))
         })?;
-        Ok(Self { packed, size, method })
+        Ok(Self { file, packed, size, method })
     }
 
     const fn chunks(&self) -> u64 {
@@ -64,15 +66,17 @@ impl Wof {
         if self.size > u32::MAX as u64 { 8 } else { 4 }
     }
 
-    /// Where chunk `number` begins behind the table; behind the last, where that ends.
-    fn start(&self, number: u64) -> Result<u64> {
-        let mut bytes = [0; 8];
-        let Some(entry) = number.checked_sub(1) else { return Ok(0) };
-        if number == self.chunks() {
-            return Ok(self.packed.size().saturating_sub(self.table()));
-        }
-        self.packed.read_at(bytes.get_mut(..self.entry() as usize).unwrap_or_default(), entry * self.entry())?;
-        Ok(if self.entry() == 8 { le64(&bytes, 0) } else { le32(&bytes, 0).into() })
+    /// Where chunk `number` begins and ends behind the table, which has the ends of all but the last.
+    fn place(&self, number: u64) -> Result<(u64, u64)> {
+        // The end of the chunk before is its start.
+        let (mut ends, size) = ([0; 16], self.entry() as usize);
+        let is_first = number == 0;
+        let dest = ends.get_mut(if is_first { size } else { 0 }..2 * size).unwrap_or_default();
+        self.packed.read_at(dest, number.saturating_sub(1) * self.entry())?;
+        let end = |at| if size == 8 { le64(&ends, at) } else { le32(&ends, at).into() };
+        let is_last = number + 1 == self.chunks();
+        let behind = self.packed.size().saturating_sub(self.table());
+        Ok((end(0), if is_last { behind } else { end(size) }))
     }
 
     const fn table(&self) -> u64 {
@@ -98,12 +102,17 @@ impl Layer for Wof {
 
     fn unpack(&self, unit: u64, out: &mut Vec<u8>) -> Result<()> {
         let chunk = u64::from(self.method.chunk);
-        let wrong = || Error::damaged(format!("the compressed chunk {unit} of {} cannot be unpacked", self.chunks()));
+        let wrong = || {
+            let (file, chunks) = (self.file, self.chunks());
+            Error::damaged(format!(
+                "NTFS file record {file}: its compressed chunk {unit} of {chunks} cannot be unpacked"
+            ))
+        };
         if unit >= self.chunks() {
             return Err(wrong());
         }
         let size = chunk.min(self.size - unit * chunk);
-        let (start, end) = (self.start(unit)?, self.start(unit + 1)?);
+        let (start, end) = self.place(unit)?;
         let len = end.checked_sub(start).filter(|len| (1..=size).contains(len)).ok_or_else(wrong)?;
         let mut packed = vec![0; len as usize];
         let at = self.table().checked_add(start).ok_or_else(wrong)?;

@@ -53,9 +53,14 @@ impl BlockPointer {
         self.bits(39, 1) == 1
     }
 
-    /// What sort of content it has itself: 0 data, 2 "redacted" (left out when it was sent).
-    pub fn embedded_kind(&self) -> u64 {
-        self.bits(40, 8)
+    /// Whether it stands for data that was left out when the dataset was sent here.
+    pub fn is_redacted(&self) -> bool {
+        self.embedded_kind() == Some(2)
+    }
+
+    /// What sort of content it has itself, where it has some: 0 is data.
+    pub fn embedded_kind(&self) -> Option<u64> {
+        self.is_embedded().then(|| self.bits(40, 8))
     }
 
     /// The up to 112 packed bytes that it has itself: all words but the properties and the birth.

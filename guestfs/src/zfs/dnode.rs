@@ -155,7 +155,7 @@ impl Dnode {
             let index = number.checked_shr(shift(level - 1)).unwrap_or(0) & ((1 << fan_out) - 1);
             pointer = pointers.pointer(index as usize * SIZE);
         }
-        if pointer.size() as u64 != self.block_size() && !pointer.is_encrypted() {
+        if pointer.size() as u64 != self.block_size() && !pointer.is_encrypted() && !pointer.is_redacted() {
             return Err(Error::damaged("a block has not the size of its object's blocks"));
         }
         Ok(Place::At(pointer))

@@ -281,15 +281,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// The content that `pointer` has itself.
 fn embedded(pointer: &BlockPointer, out: &mut Vec<u8>) -> Result<()> {
-    const DATA: u64 = 0;
-    const REDACTED: u64 = 2;
-    match pointer.embedded_kind() {
-        DATA => {
-            let mut packed = pointer.embedded();
-            out.resize(pointer.size(), 0);
-            compression::unpack(pointer.compression(), &mut packed, out)
-        }
-        REDACTED => Err(Error::unsupported("this part was left out when the dataset was sent here (redacted)")),
-        other => Err(Error::unsupported(format!("a block pointer has content of kind {other}, which is not known"))),
+    if pointer.is_redacted() {
+        return Err(Error::unsupported("this part was left out when the dataset was sent here (redacted)"));
     }
+    if pointer.embedded_kind() != Some(0) {
+        return Err(Error::unsupported("a block pointer has content of a kind that is not known"));
+    }
+    let mut packed = pointer.embedded();
+    out.resize(pointer.size(), 0);
+    compression::unpack(pointer.compression(), &mut packed, out)
 }

@@ -12,7 +12,7 @@ pub type Probe = fn(&dyn ReadAt, &[u8]) -> Result<Option<Content>>;
 /// In the order in which they are asked. FAT has the weakest signature and comes last of those with a boot sector; the
 /// filesystems that keep the first sectors free come before ISO 9660, which hybrid images have beside another. Last comes
 /// what is only a copy.
-pub const PROBES: [Probe; 8] = [ntfs, exfat, ext, swap_of_large_pages, zfs, fat, iso9660, ext_by_backup];
+pub const PROBES: [Probe; 9] = [ntfs, exfat, ext, swap_of_large_pages, zfs, fat, iso9660, zfs_at_end, ext_by_backup];
 
 /// Bytes of a root directory that are searched for a label, which formatting tools put first.
 const ROOT_BYTES: usize = 64 << 10;
@@ -226,17 +226,34 @@ fn iso9660(_: &dyn ReadAt, head: &[u8]) -> Result<Option<Content>> {
     Ok(Some(Content { kind: FsKind::Iso9660, label: text(slice(descriptor, 40, 32)), uuid }))
 }
 
-/// A vdev label of ZFS: at 16 KiB a list of names and values in XDR; the second copy is 256 KiB further on.
+/// A device of a ZFS pool, by one of the two labels at its start.
 fn zfs(volume: &dyn ReadAt, _: &[u8]) -> Result<Option<Content>> {
+    zfs_label(volume, [0, ZFS_LABEL])
+}
+
+/// The same whose start was overwritten, by one of the two labels at its end.
+fn zfs_at_end(volume: &dyn ReadAt, _: &[u8]) -> Result<Option<Content>> {
+    let end = volume.size() / ZFS_LABEL * ZFS_LABEL;
+    zfs_label(volume, [end.saturating_sub(2 * ZFS_LABEL), end.saturating_sub(ZFS_LABEL)])
+}
+
+/// Bytes of a label of ZFS.
+const ZFS_LABEL: u64 = 256 << 10;
+
+/// The pool that a label of ZFS names, which is at one of `places`: behind 16 KiB it has a list of names and values in XDR.
+fn zfs_label(volume: &dyn ReadAt, places: [u64; 2]) -> Result<Option<Content>> {
+    const HEAD: usize = 12;
     const LIST: usize = 112 << 10;
-    for label in [0, 256 << 10] {
-        let list = read(volume, label + (16 << 10), LIST)?;
+    for place in places {
+        let at = place + (16 << 10);
+        let head = read(volume, at, HEAD)?;
         // XDR encoding (1), any byte order, then version 0 and unique names (1).
-        if slice(&list, 0, 1) != [1] || be32(&list, 4) != 0 || be32(&list, 8) != 1 {
+        if slice(&head, 0, 1) != [1] || be32(&head, 4) != 0 || be32(&head, 8) != 1 {
             continue;
         }
+        let list = read(volume, at, LIST)?;
         let (mut name, mut guid) = (None, None);
-        let mut at = 12_usize;
+        let mut at = HEAD;
         while let size @ 20.. = be32(&list, at) as usize {
             let key = slice(&list, at + 12, be32(&list, at + 8) as usize);
             let value = at + 12 + key.len().next_multiple_of(4) + 8;

@@ -230,27 +230,26 @@ impl Raidz {
 
 /// Puts the block together: `made` is the data of the stripes that was made anew.
 fn assemble(stripes: &[Stripe], made: &[Option<Vec<u8>>], buf: &mut [u8]) {
-    let data = |number: usize, stripe: &Stripe, range: Range<usize>| -> Vec<u8> {
-        let data = made.get(number).and_then(Option::as_ref).unwrap_or(&stripe.data);
-        data.get(range).unwrap_or_default().to_vec()
+    let data = |number: usize| {
+        let stripe = stripes.get(number)?;
+        Some((stripe, made.get(number).and_then(Option::as_ref).unwrap_or(&stripe.data)))
     };
-    if let [only] = stripes {
-        let data = made.first().and_then(Option::as_ref).unwrap_or(&only.data);
-        for (place, byte) in buf.chunks_mut(data.len().max(1)).zip([data]) {
-            place.copy_from_slice(byte.get(..place.len()).unwrap_or_default());
+    let Some((first, whole)) = data(0) else { return };
+    if stripes.len() == 1 {
+        if let Some(block) = whole.get(..buf.len()) {
+            buf.copy_from_slice(block);
         }
         return;
     }
     // Column after column, in each the rows.
-    let columns = stripes.first().map_or(0, |stripe| stripe.columns.len());
-    let mut at = 0;
-    for column in stripes.first().map_or(0, |stripe| stripe.parity)..columns {
-        for (number, stripe) in stripes.iter().enumerate() {
-            let part = data(number, stripe, stripe.range(column));
-            let rest = buf.get_mut(at..).unwrap_or_default();
-            let len = part.len().min(rest.len());
-            rest[..len].copy_from_slice(&part[..len]);
-            at += part.len();
+    let mut rest = buf;
+    for column in first.parity..first.columns.len() {
+        for (stripe, data) in (0..stripes.len()).filter_map(data) {
+            let part = data.get(stripe.range(column)).unwrap_or_default();
+            // The last sector may be longer than what is left of the block.
+            let (place, tail) = rest.split_at_mut(part.len().min(rest.len()));
+            place.copy_from_slice(&part[..place.len()]);
+            rest = tail;
         }
     }
 }

@@ -49,7 +49,7 @@ pub fn crc16(parts: &[&[u8]]) -> u16 {
 
 /// Whether the checksum `stored` is the one that was `computed`. A fuzzer would get no further than here: built for
 /// one, all are right.
-pub fn is_right<T: PartialEq>(stored: T, computed: T) -> bool {
+pub fn is_right<T: PartialEq + Copy>(stored: T, computed: T) -> bool {
     stored == computed || cfg!(fuzzing)
 }
 
@@ -59,7 +59,7 @@ pub fn wrong(what: impl std::fmt::Display) -> Error {
 }
 
 /// Nothing, or the error of `what`, whose checksum is `stored` and should be `computed`.
-pub fn expect<T: PartialEq>(stored: T, computed: T, what: impl std::fmt::Display) -> Result<()> {
+pub fn expect<T: PartialEq + Copy>(stored: T, computed: T, what: impl std::fmt::Display) -> Result<()> {
     if is_right(stored, computed) { Ok(()) } else { Err(wrong(what)) }
 }
 

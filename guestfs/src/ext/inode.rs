@@ -58,7 +58,7 @@ impl Inode {
         let raw = slice(&table, at, len);
         let generation = slice(raw, 100, 4);
         let seed = superblock.seed.add(&number.to_le_bytes()).add(generation);
-        let inode = Self { number, at, len, seed, table: Arc::clone(&table) };
+        let inode = Self { number, table, at, len, seed };
         if superblock.has_checksums() {
             let (stored, computed) = inode.checksums();
             checksum::expect(stored, computed, format_args!("inode {number}"))?;

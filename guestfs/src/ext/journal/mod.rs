@@ -45,7 +45,8 @@ pub fn replayed(device: Arc<dyn BlockDevice>, superblock: &Superblock) -> Result
         let note = "its journal is on another device: the changes of the last seconds that are there are not shown";
         return Ok(Replayed { device, notes: vec![note.to_owned()] });
     }
-    replay_from(device, superblock).map_err(|e| e.context("the journal cannot be replayed"))
+    replay_from(device, superblock)
+        .map_err(|e| e.context("its journal has to be replayed and cannot (restore the disk and run e2fsck)"))
 }
 
 fn replay_from(device: Arc<dyn BlockDevice>, superblock: &Superblock) -> Result<Replayed> {

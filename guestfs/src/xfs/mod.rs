@@ -47,7 +47,7 @@ pub fn open(device: Arc<dyn BlockDevice>) -> Result<Arc<dyn FileSystem>> {
     // The log may have the superblock itself: a volume that was grown.
     let sb = if changed { Superblock::read(device.as_ref())? } else { sb };
     if sb.needs_repair {
-        notes.push("it asks for xfs_repair: what it contains may contradict itself".to_owned());
+        notes.push("the volume asks for xfs_repair: what it contains may contradict itself".to_owned());
     }
     if device.size() < sb.len() {
         notes.push(format!(

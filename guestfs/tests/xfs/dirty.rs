@@ -19,7 +19,7 @@ use guestfs::FileSystem;
 use crate::{
     common::{Expect, device, filesystem, flip_metadata, flip_runs},
     harmed::open_xfs,
-    kernel::{Volume, assert_same},
+    kernel::{Volume, assert_same, sync},
     tree,
 };
 
@@ -78,10 +78,6 @@ fn change(root: &Path, round: u64) {
     for n in 0..100 {
         scattered.write_all_at(b"between", (n * 7 + round) * 16384 + 8192).unwrap();
     }
-}
-
-fn sync(root: &Path) {
-    rustix::fs::syncfs(File::open(root).unwrap()).unwrap();
 }
 
 /// A volume that crashed after `rounds` of changes.

@@ -127,6 +127,11 @@ impl Drop for Volume {
     }
 }
 
+/// Writes all of the volume at `root` to its file.
+pub fn sync(root: &Path) {
+    rustix::fs::syncfs(fs::File::open(root).unwrap()).unwrap();
+}
+
 /// What is compared of a file.
 #[derive(Debug, PartialEq, Eq)]
 struct Seen {

@@ -83,17 +83,17 @@ fn replay(sb: &Superblock, device: &Arc<dyn BlockDevice>) -> Result<Option<(Patc
     // A volume that was frozen for its snapshot has all in its place.
     if patches.len() > 0 {
         notes.push(format!(
-            "it was not unmounted: its log was replayed in memory ({} transactions, {} sectors)",
+            "the volume was not unmounted: its log was replayed in memory ({} transactions, {} sectors)",
             summary.transactions,
             patches.len()
         ));
     }
     if unfinished > 0 {
-        notes.push(format!("{unfinished} changes of extents or attributes were begun and not finished"));
+        notes.push(format!("{unfinished} changes of extents or attributes are begun in the log and not finished"));
     }
     if summary.damaged > 0 {
         let damaged = summary.damaged;
-        notes.push(format!("{damaged} damaged blocks and inodes could not be put right by the log, and are refused"));
+        notes.push(format!("{damaged} blocks and inodes that the log changes were damaged before, and are refused"));
     }
     if summary.skipped > 0 {
         notes.push(format!("{} changes in the log are of a kind that is not replayed", summary.skipped));

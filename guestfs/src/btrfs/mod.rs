@@ -88,6 +88,9 @@ pub fn open(devices: &[Arc<dyn BlockDevice>]) -> Result<Arc<dyn FileSystem>> {
     let chunk_tree = Tree::new(nodes, superblock.chunk_root);
     let chunks = read_chunks(&chunk_tree, &members)?;
     notes.extend(missing(&chunk_tree, &members, &chunks, &superblock)?);
+    if superblock.is_copy {
+        notes.push("its first superblock is damaged: a copy of it is used".to_owned());
+    }
     if superblock.is_dump {
         notes.push("it is a dump of metadata, made for debugging: the content of files is not in it".to_owned());
     }

@@ -75,6 +75,8 @@ pub struct Superblock {
     pub label: Option<String>,
     /// Whether it is a seed: what was made of it lies on other devices.
     pub is_seed: bool,
+    /// Whether it is one of the copies, since the first is damaged or older.
+    pub is_copy: bool,
     /// Whether it is a dump of the metadata only, made for debugging.
     pub is_dump: bool,
     /// Keys and chunk items, enough to read the chunk tree.
@@ -146,6 +148,7 @@ impl Superblock {
             device: DevItem::read(slice(bytes, 201, 98)),
             label: fields::text(slice(bytes, 299, 256)),
             is_seed: flags & SEEDING != 0,
+            is_copy: le64(bytes, 48) != PLACES[0],
             is_dump: flags & METADUMP != 0,
             sys_chunks: slice(bytes, SYS_CHUNKS, sys_len).to_vec(),
         })

@@ -91,6 +91,11 @@ impl Machine {
         self.mounted
     }
 
+    /// The devices as the kernel has them, while it is mounted.
+    pub fn loops(&self) -> &[String] {
+        &self.loops
+    }
+
     /// Unmounts and detaches it.
     pub fn unmount(&mut self) {
         if std::mem::take(&mut self.mounted) {

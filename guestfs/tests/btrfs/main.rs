@@ -7,6 +7,7 @@ mod common;
 mod attributes;
 mod crashed;
 mod devices;
+mod formats;
 mod harmed;
 mod kernel;
 

@@ -12,7 +12,8 @@ pub type Probe = fn(&dyn ReadAt, &[u8]) -> Result<Option<Content>>;
 /// In the order in which they are asked. FAT has the weakest signature and comes last of those with a boot sector; the
 /// filesystems that keep the first sectors free come before ISO 9660, which hybrid images have beside another. Last comes
 /// what is only a copy.
-pub const PROBES: [Probe; 9] = [ntfs, exfat, ext, swap_of_large_pages, zfs, fat, iso9660, zfs_at_end, ext_by_backup];
+pub const PROBES: [Probe; 10] =
+    [ntfs, exfat, ext, swap_of_large_pages, zfs, fat, iso9660, zfs_at_end, ext_by_backup, btrfs_by_copy];
 
 /// Bytes of a root directory that are searched for a label, which formatting tools put first.
 const ROOT_BYTES: usize = 64 << 10;
@@ -224,6 +225,15 @@ fn iso9660(_: &dyn ReadAt, head: &[u8]) -> Result<Option<Content>> {
     };
     let uuid = date(830).or_else(|| date(813));
     Ok(Some(Content { kind: FsKind::Iso9660, label: text(slice(descriptor, 40, 32)), uuid }))
+}
+
+/// The second superblock of a btrfs, at 64 MiB: the first is gone.
+fn btrfs_by_copy(volume: &dyn ReadAt, _: &[u8]) -> Result<Option<Content>> {
+    const PLACE: u64 = 64 << 20;
+    let copy = read(volume, PLACE, 4096)?;
+    let is_one = slice(&copy, 64, 8) == b"_BHRfS_M" && le64(&copy, 48) == PLACE;
+    let content = || Content { kind: FsKind::Btrfs, label: text(slice(&copy, 299, 256)), uuid: uuid(&copy, 32) };
+    Ok(is_one.then(content))
 }
 
 /// A device of a ZFS pool, by one of the two labels at its start.

@@ -1,12 +1,20 @@
-//! Who a guest is: systems made of a few files, on volumes as surveys find them.
+//! Who a guest is: systems made of a few files, on volumes as surveys find them, and on disks that stock tools made.
 #![allow(missing_docs)]
 
 mod common;
 mod memory;
 
-use std::{path::Path, sync::Arc};
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+    sync::Arc,
+};
 
-use blockdev::partitions::{Content, Disk, FsKind, PartitionKind, Scheme, Volume};
+use blockdev::{
+    BlockDevice,
+    partitions::{Content, Disk, FsKind, PartitionKind, Scheme, Volume, survey},
+};
 use guestfs::{
     FileSystem,
     os::{Family, Firmware, System, identify},
@@ -305,4 +313,101 @@ fn links_stay_in_the_guest() {
     let insensitive = View::new(Arc::clone(&fs), fs.root()).ignoring_case();
     assert_eq!(insensitive.read(b"ETC/PassWD", 100).unwrap().unwrap(), b"guest");
     assert_eq!(view.read(b"ETC/passwd", 100).unwrap(), None);
+}
+
+/// Runs a shell script in `folder`; false, and a line that says so, when it fails because something is not installed or not
+/// allowed here.
+fn made(what: &str, folder: &Path, script: &str) -> bool {
+    let run = Command::new("bash").args(["-euc", script]).current_dir(folder).stdin(Stdio::null()).output().unwrap();
+    if !run.status.success() {
+        println!("SKIPPED: {what} cannot be made here: {}", String::from_utf8_lossy(&run.stderr).trim());
+    }
+    run.status.success()
+}
+
+/// The system on the disks `names` in `folder`.
+fn on_disks(folder: &Path, names: &[&str]) -> Option<System> {
+    let device = |name: &&str| ((*name).to_owned(), common::device(&folder.join(name)));
+    let disks: Vec<(String, Arc<dyn BlockDevice>)> = names.iter().map(device).collect();
+    let survey = survey(&disks);
+    let found = guestfs::find(&survey.volumes);
+    let opened: Vec<_> = found.iter().map(|f| (&survey.volumes[f.volumes[0]], f.open().unwrap())).collect();
+    identify(&survey.disks, &opened)
+}
+
+/// A Linux in the folder `tree`; its `fstab` follows.
+const TREE: &str = "mkdir -p tree/{etc,usr/lib/modules/6.1.0-9-amd64,usr/bin,boot,home}; ln -s usr/bin tree/bin; \
+    ln -s usr/lib tree/lib; ln -s ../usr/lib/os-release tree/etc/os-release; ln -s /usr/bin/dash tree/usr/bin/sh; \
+    printf 'NAME=Real\\nVERSION=1\\n' > tree/usr/lib/os-release; echo real > tree/etc/hostname; \
+    printf '\\x7fELF\\x02\\x01\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\x02\\0\\xb7\\0' > tree/usr/bin/dash; ";
+
+fn assert_real(system: &System) {
+    assert_eq!((system.name.as_str(), system.version.as_deref()), ("Real", Some("1")));
+    assert_eq!((system.hostname.as_deref(), system.architecture.as_deref()), (Some("real"), Some("aarch64")));
+    assert!(system.kernels.contains(&"6.1.0-9-amd64".to_owned()), "{:?}", system.kernels);
+}
+
+#[test]
+fn linux_on_a_disk_with_ext4() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = format!(
+        "{TREE} printf 'UUID=11111111-2222-3333-4444-555555555555 / ext4 d 0 1\\nPARTUUID=aaaaaaaa-2222-3333-4444-555555555555 \
+         /boot ext4 d 0 2\\n/dev/sdb1 /home ext4 d 0 0\\n' > tree/etc/fstab; \
+         mkdir boot home; touch boot/vmlinuz-6.1.0-10-amd64 home/file; \
+         mke2fs -q -t ext4 -U 11111111-2222-3333-4444-555555555555 -d tree p2 16M; mke2fs -q -t ext4 -d boot p1 8M; \
+         mke2fs -q -t ext3 -d home h1 8M; truncate -s 32M a; truncate -s 16M b; \
+         printf 'label: gpt\\nstart=2048,size=16384,uuid=AAAAAAAA-2222-3333-4444-555555555555\\nstart=18432,size=32768\\n' \
+         | sfdisk -q a; printf 'label: dos\\nstart=2048,size=16384\\n' | sfdisk -q b; \
+         dd if=p1 of=a bs=512 seek=2048 conv=notrunc status=none; dd if=p2 of=a bs=512 seek=18432 conv=notrunc status=none; \
+         dd if=h1 of=b bs=512 seek=2048 conv=notrunc status=none"
+    );
+    if !made("a disk with ext4", folder.path(), &script) {
+        return;
+    }
+    let system = on_disks(folder.path(), &["a", "b"]).unwrap();
+    assert_real(&system);
+    assert_eq!(system.kernels, ["6.1.0-9-amd64", "6.1.0-10-amd64"]);
+    assert_eq!(mounts(&system), expected(&[("/", 1, ""), ("/boot", 0, ""), ("/home", 2, "")]));
+    assert_eq!(system.notes, [""; 0]);
+}
+
+#[test]
+fn linux_in_subvolumes_of_btrfs() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = format!(
+        "{TREE} truncate -s 128M a; mkfs.btrfs -q -U 11111111-2222-3333-4444-555555555555 a; mkdir mnt; \
+         mount -o loop a mnt; trap 'umount mnt' EXIT; cd mnt; for s in @ @home; do btrfs -q subvolume create $s; done; \
+         id=$(btrfs subvolume list . | awk '$NF == \"@home\" {{ print $2 }}'); \
+         printf \"UUID=11111111-2222-3333-4444-555555555555 / btrfs subvol=@ 0 0\\nUUID=11111111-2222-3333-4444-555555555555 \
+         /home btrfs subvolid=$id 0 0\\n\" > ../tree/etc/fstab; cp -a ../tree/. @/; cd .."
+    );
+    if !made("a btrfs with subvolumes", folder.path(), &script) {
+        return;
+    }
+    let system = on_disks(folder.path(), &["a"]).unwrap();
+    assert_real(&system);
+    let [root, home] = system.mounts.as_slice() else { panic!("{:?}", system.mounts) };
+    assert_eq!((root.path.as_slice(), root.subdirectory.as_slice()), (&b"/"[..], &b"@"[..]));
+    assert_eq!(home.path, b"/home");
+    assert!(home.directory.tree > 0 && home.directory.tree != root.directory.tree, "{:?}", system.mounts);
+    assert_eq!(system.notes, [""; 0]);
+}
+
+#[test]
+fn windows_on_a_disk_with_ntfs() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("SYSTEM"), hive("SYSTEM")).unwrap();
+    fs::write(folder.path().join("SOFTWARE"), hive("SOFTWARE")).unwrap();
+    let script = "truncate -s 24M p1; mkntfs -q -F p1 >/dev/null; mkdir mnt; ntfs-3g p1 mnt; trap 'umount mnt' EXIT; \
+        mkdir -p mnt/Windows/System32/config; cp SYSTEM SOFTWARE mnt/Windows/System32/config; umount mnt; trap - EXIT; \
+        truncate -s 32M a; printf 'label: dos\\nlabel-id: 0xaabbccdd\\nstart=2048,size=49152,type=7,bootable\\n' | sfdisk -q a; \
+        dd if=p1 of=a bs=1M seek=1 conv=notrunc status=none";
+    if !made("a disk with NTFS", folder.path(), script) {
+        return;
+    }
+    let system = on_disks(folder.path(), &["a"]).unwrap();
+    assert_eq!(system.name, "Windows Server 2022 Standard");
+    assert_eq!(system.hostname.as_deref(), Some("fileserver-with-a-long-name"));
+    // By the signature of the disk and the place of the partition.
+    assert_eq!(mounts(&system), expected(&[("D:", 0, "")]));
 }

@@ -84,6 +84,17 @@ pub enum Integrity {
     Never,
 }
 
+/// The format of an archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ArchiveFormat {
+    /// POSIX (pax), with attributes, ACLs, hard links and holes
+    Tar,
+    /// Deflated
+    Zip,
+    /// Not compressed
+    ZipStored,
+}
+
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -123,9 +134,12 @@ pub enum Command {
         /// Files or folders; of a folder the contents are written into DIR
         #[arg(value_name = "TREE-PATH")]
         paths: Vec<OsString>,
-        /// Where to
-        #[arg(short, long, value_name = "DIR")]
+        /// Where to; - writes an archive to standard output
+        #[arg(short, long, value_name = "DIR|-")]
         output: PathBuf,
+        /// Format of the archive: tar keeps everything, zip what it can [default: tar]
+        #[arg(long, value_enum, value_name = "FORMAT")]
+        format: Option<ArchiveFormat>,
         /// Leave existing files as they are
         #[arg(long)]
         keep_existing: bool,

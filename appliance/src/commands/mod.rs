@@ -51,8 +51,14 @@ pub fn run(cli: &Cli) -> Result<u8> {
         Command::Points { machine } => points::run(cli, machine.as_deref()),
         Command::Ls { paths, long, recursive } => ls::run(cli, paths, ls::How { long: *long, recursive: *recursive }),
         Command::Cat { path, offset, length } => cat::run(cli, path.as_deref().unwrap_or_default(), *offset, *length),
-        Command::Extract { paths, output, keep_existing, no_digests, workers } => {
-            extract::run(cli, paths, output, *keep_existing, *no_digests, *workers)
+        Command::Extract { paths, output, format, keep_existing, no_digests, workers } => {
+            let how = extract::How {
+                format: *format,
+                keep_existing: *keep_existing,
+                no_digests: *no_digests,
+                workers: *workers,
+            };
+            extract::run(cli, paths, output, &how)
         }
         Command::Mount { mountpoint, foreground, threads } => {
             mount::run(cli, mountpoint.as_deref().unwrap_or(Path::new("")), *foreground, *threads)

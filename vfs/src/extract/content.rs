@@ -18,9 +18,10 @@ use blockdev::{Error, ErrorKind, ExtentKind, ReadAt, Result};
 use parking_lot::{Condvar, Mutex};
 use rustix::fd::{AsFd, OwnedFd};
 
-use volreader::digest::Hasher;
+use volreader::{content::ahead, digest::Hasher};
 
-use super::{Run, target::failed};
+use super::{Run, summary::Failure, target::failed};
+use crate::node::StoredDigest;
 
 /// Bytes read at once.
 const CHUNK: usize = 512 << 10;
@@ -110,6 +111,65 @@ impl Bad {
     }
 }
 
+/// Where bytes are copied to. What is not written is zeros there.
+pub(super) trait Out {
+    /// Put `bytes` at `at`.
+    fn write(&mut self, bytes: &[u8], at: u64) -> Result<()>;
+}
+
+impl Out for &OwnedFd {
+    fn write(&mut self, mut bytes: &[u8], mut at: u64) -> Result<()> {
+        while !bytes.is_empty() {
+            match rustix::io::pwrite(*self, bytes, at) {
+                Ok(0) => return Err(Error::new(ErrorKind::Io, "cannot write: nothing was taken")),
+                Ok(n) => {
+                    bytes = bytes.get(n..).unwrap_or_default();
+                    at += n as u64;
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(failed("cannot write", e)),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is wrong with a file that was copied: what could not be read, or that it is not as its stored digest says.
+pub(super) fn failure(
+    bad: Bad,
+    stored: Option<StoredDigest>,
+    digest: Option<Vec<u8>>,
+    path: &dyn Fn() -> Vec<u8>,
+) -> Option<Failure> {
+    match (bad.told(), stored, digest) {
+        (Some((ranges, reason)), ..) => Some(Failure { path: path(), ranges, reason }),
+        (None, Some(stored), Some(digest)) if stored.value != digest => {
+            let reason = format!("its content does not match its stored digest ({:?})", stored.algorithm);
+            Some(Failure { path: path(), ranges: Vec::new(), reason })
+        }
+        _ => None,
+    }
+}
+
+/// Copy `ranges` of `content`, which are all its data, to `out` in their order. Returns as [`copy`] does.
+///
+/// # Errors
+///
+/// When writing fails, or the work is to be stopped.
+pub(super) fn copy_in_order(
+    run: &Run<'_>,
+    content: &dyn ReadAt,
+    ranges: &[Range<u64>],
+    out: &mut dyn Out,
+    hasher: Option<Hasher>,
+) -> Result<(Bad, Option<Vec<u8>>)> {
+    let mut copy = Copy { run, content, out, tap: Tap::new(hasher, content.size()), bad: Bad::default() };
+    for range in ranges {
+        copy.data(range.clone())?;
+    }
+    Ok((copy.bad, copy.tap.finish()))
+}
+
 /// Copy all of `content` to `out`, whose size is set already. Returns what could not be read, and the digest if
 /// `hasher` was given and everything could.
 ///
@@ -128,21 +188,25 @@ pub(super) fn copy(
     Ok((copy.bad, copy.tap.finish()))
 }
 
-struct Copy<'c> {
+impl<O: Out + ?Sized> Out for &mut O {
+    fn write(&mut self, bytes: &[u8], at: u64) -> Result<()> {
+        (**self).write(bytes, at)
+    }
+}
+
+struct Copy<'c, O> {
     run: &'c Run<'c>,
     content: &'c dyn ReadAt,
-    out: &'c OwnedFd,
+    out: O,
     tap: Tap,
     bad: Bad,
 }
 
-impl Copy<'_> {
+impl<O: Out> Copy<'_, O> {
     fn range(&mut self, range: Range<u64>) -> Result<()> {
         let mut at = range.start;
         while at < range.end {
-            if self.run.stopping() {
-                return Err(Error::new(ErrorKind::Limit, "stopped"));
-            }
+            self.go_on()?;
             let (kind, end) = match self.content.extent_at(at) {
                 Ok(Some(extent)) if extent.range.end > at => (extent.kind, extent.range.end),
                 // Not to be known: try to read it.
@@ -159,13 +223,60 @@ impl Copy<'_> {
         Ok(())
     }
 
+    /// An error when the work is to be stopped.
+    fn go_on(&self) -> Result<()> {
+        if self.run.stopping() { Err(Error::new(ErrorKind::Limit, "stopped")) } else { Ok(()) }
+    }
+
+    /// Copy `range`, all of which is data, with read-ahead as far as it can be read.
+    fn data(&mut self, range: Range<u64>) -> Result<()> {
+        let (content, mut at) = (self.content, range.start);
+        while at < range.end {
+            let mut refused = None;
+            let read = ahead::read(content, at..range.end, &mut |start, bytes| {
+                let taken = self.go_on().and_then(|()| self.take(bytes, start));
+                at = start + bytes.len() as u64;
+                taken.map_err(|e| {
+                    refused = Some(e);
+                    Error::invalid("refused")
+                })
+            });
+            match (read, refused) {
+                (Ok(()), _) => break,
+                (Err(_), Some(e)) => return Err(e),
+                (Err(_), None) => {
+                    // What cannot be read is copied piece by piece; then it goes on as before.
+                    let end = at.saturating_add(CHUNK as u64).min(range.end);
+                    self.chunk(at..end)?;
+                    self.run.progress.done(0, end - at);
+                    at = end;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Write `bytes`, which were read from `at` on, and hash them.
+    fn take(&mut self, bytes: &[u8], at: u64) -> Result<()> {
+        self.out.write(bytes, at)?;
+        self.run.progress.done(0, bytes.len() as u64);
+        if !matches!(self.tap, Tap::None(_)) {
+            let mut buffer = self.tap.buffer();
+            if let Some(part) = buffer.get_mut(..bytes.len()) {
+                part.copy_from_slice(bytes);
+            }
+            self.tap.pass(buffer, bytes.len());
+        }
+        Ok(())
+    }
+
     /// Copy at most [`CHUNK`] bytes of data.
     fn chunk(&mut self, range: Range<u64>) -> Result<()> {
         let mut buffer = self.tap.buffer();
         let written = match self.read(&mut buffer, &range) {
             Ok(n) => {
                 let bytes = buffer.get(..n).unwrap_or_default();
-                self.write(bytes, range.start).map(|()| n)
+                self.out.write(bytes, range.start).map(|()| n)
             }
             Err(e) => {
                 self.bad.failed(e);
@@ -187,38 +298,24 @@ impl Copy<'_> {
         }
     }
 
-    fn write(&self, mut bytes: &[u8], mut at: u64) -> Result<()> {
-        while !bytes.is_empty() {
-            match rustix::io::pwrite(self.out, bytes, at) {
-                Ok(0) => return Err(Error::new(ErrorKind::Io, "cannot write: nothing was taken")),
-                Ok(n) => {
-                    bytes = bytes.get(n..).unwrap_or_default();
-                    at += n as u64;
-                }
-                Err(rustix::io::Errno::INTR) => {}
-                Err(e) => return Err(failed("cannot write", e)),
-            }
-        }
-        Ok(())
-    }
-
-    /// `range` cannot be read in one piece: copy what can be read of it. The ends are found exactly; what is bad
+    /// `range`, a chunk, cannot be read in one piece: copy what can be read of it. The ends are found exactly; what is bad
     /// between two bad places in pieces.
     fn salvage(&mut self, range: Range<u64>, buffer: &mut [u8]) -> Result<()> {
         self.tap.broken();
+        let mut found = Salvaged { start: range.start, bytes: vec![0; buffer.len()], len: 0 };
         let mut bad = range;
         if self.bad.granularity() < CHUNK as u64 {
             let good = self.longest(bad.end - bad.start, |n| bad.start..bad.start + n, buffer);
-            self.piece(bad.start..bad.start + good, buffer)?;
+            self.piece(bad.start..bad.start + good, buffer, &mut found);
             bad.start += good;
             let good = self.longest(bad.end - bad.start, |n| bad.end - n..bad.end, buffer);
-            self.piece(bad.end - good..bad.end, buffer)?;
+            self.piece(bad.end - good..bad.end, buffer, &mut found);
             bad.end -= good;
         }
         let mut pieces = vec![bad];
         while let Some(piece) = pieces.pop() {
             let Err(error) = self.read(buffer, &piece) else {
-                self.piece(piece, buffer)?;
+                self.piece(piece, buffer, &mut found);
                 continue;
             };
             self.bad.failed(error);
@@ -230,7 +327,8 @@ impl Copy<'_> {
                 pieces.push(piece.start..middle);
             }
         }
-        Ok(())
+        // Of a chunk of which nothing could be read nothing is written: it is a hole.
+        self.out.write(found.bytes.get(..found.len).unwrap_or_default(), found.start)
     }
 
     /// The largest `n` below `len` for which `range(n)` can be read.
@@ -249,18 +347,36 @@ impl Copy<'_> {
         good
     }
 
-    /// Copy a piece that was readable just now.
-    fn piece(&mut self, piece: Range<u64>, buffer: &mut [u8]) -> Result<()> {
+    /// Keep a piece that was readable just now.
+    fn piece(&mut self, piece: Range<u64>, buffer: &mut [u8], found: &mut Salvaged) {
         if piece.is_empty() {
-            return Ok(());
+            return;
         }
         match self.read(buffer, &piece) {
-            Ok(n) => self.write(buffer.get(..n).unwrap_or_default(), piece.start),
+            Ok(n) => found.put(buffer.get(..n).unwrap_or_default(), piece.start),
             Err(e) => {
                 self.bad.failed(e);
                 self.bad.add(piece);
-                Ok(())
             }
+        }
+    }
+}
+
+/// What could be read of a chunk, and zeros between: it is written in one piece, for some targets take bytes only in their
+/// order.
+struct Salvaged {
+    start: u64,
+    bytes: Vec<u8>,
+    /// Bytes up to the end of the last piece.
+    len: usize,
+}
+
+impl Salvaged {
+    fn put(&mut self, piece: &[u8], at: u64) {
+        let start = (at - self.start) as usize;
+        if let Some(place) = self.bytes.get_mut(start..start + piece.len()) {
+            place.copy_from_slice(piece);
+            self.len = self.len.max(start + piece.len());
         }
     }
 }

@@ -6,11 +6,15 @@
 //! makes hard links of what shares an inode number. A directory gets its own attributes when the last worker is done
 //! with it.
 //!
+//! [`archive`] writes the same nodes as a tar or zip archive instead, in one pass.
+//!
 //! Nothing is ever written outside the target: every operation names one entry, checked, of a directory that is held
 //! open; symbolic links, whether restored or found there, are never followed.
 
+pub mod archive;
 mod content;
 mod links;
+mod listing;
 mod metadata;
 mod queue;
 mod summary;
@@ -22,7 +26,7 @@ use std::{path::Path, sync::Arc, thread};
 
 use blockdev::{Error, Result};
 
-use crate::node::Node;
+use crate::node::{File, Node, StoredDigest};
 pub use summary::{Failure, Summary};
 use {links::Links, queue::Queue, summary::Tally, target::TargetDir, work::Worker};
 
@@ -104,25 +108,23 @@ struct Run<'a> {
 ///
 /// When the target cannot be made or opened, or the name of a source is none: nothing was done then.
 pub fn extract(sources: &[Source], target: &Path, options: &Options, progress: &dyn Progress) -> Result<Summary> {
-    for source in sources {
-        if !matches!(source.node, Node::Dir(_)) && !crate::node::is_name(&source.name) {
-            return Err(Error::invalid(format!("'{}' cannot be a file's name", source.name.escape_ascii())));
-        }
-    }
+    check_names(sources)?;
     let cores = thread::available_parallelism().map_or(2, std::num::NonZero::get).min(16);
-    let run = Run {
-        options,
-        progress,
-        tally: Tally::default(),
-        workers: options.workers.unwrap_or(cores).clamp(1, 256),
-        root: rustix::process::geteuid().is_root(),
-    };
+    let run = Run::new(options, progress, options.workers.unwrap_or(cores).clamp(1, 256));
     if !run.root {
         run.tally.warn("owners are not restored: only root can do that");
     }
     let top = TargetDir::top(&run, target)?;
     restore(&run, sources, top)?;
     Ok(run.tally.into_summary())
+}
+
+/// Whether all `sources` can be named where they go.
+fn check_names(sources: &[Source]) -> Result<()> {
+    match sources.iter().find(|s| !matches!(s.node, Node::Dir(_)) && !crate::node::is_name(&s.name)) {
+        Some(source) => Err(Error::invalid(format!("'{}' cannot be a file's name", source.name.escape_ascii()))),
+        None => Ok(()),
+    }
 }
 
 fn restore<'a>(run: &'a Run<'a>, sources: &[Source], top: TargetDir<'a>) -> Result<()> {
@@ -149,7 +151,38 @@ fn restore<'a>(run: &'a Run<'a>, sources: &[Source], top: TargetDir<'a>) -> Resu
     })
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    fn new(options: &'a Options, progress: &'a dyn Progress, workers: usize) -> Self {
+        Self { options, progress, tally: Tally::default(), workers, root: rustix::process::geteuid().is_root() }
+    }
+
+    /// The digest that is stored with `file`, if it is to be compared.
+    fn digest(&self, file: &dyn File, path: &dyn Fn() -> Vec<u8>) -> Option<StoredDigest> {
+        if self.options.verify == Verify::None {
+            return None;
+        }
+        file.digest().unwrap_or_else(|e| {
+            self.tally.warn(format!("{}: content not verified: {e}", path().escape_ascii()));
+            None
+        })
+    }
+
+    /// The alternate data streams of `file`, which is called `name`, as files beside it: `name:stream`.
+    fn beside(&self, file: &dyn File, name: &[u8], path: &dyn Fn() -> Vec<u8>) -> Vec<(Vec<u8>, Node)> {
+        let streams = file.alternate_streams().unwrap_or_else(|e| {
+            self.tally.warn(format!("{}: alternate data streams: {e}", path().escape_ascii()));
+            Vec::new()
+        });
+        let named = streams.into_iter().map(|(stream, node)| ([name, b":", &stream].concat(), node));
+        let (shown, odd): (Vec<_>, Vec<_>) = named.partition(|(name, _)| crate::node::is_name(name));
+        for (name, _) in odd {
+            let (path, name) = (path(), name.escape_ascii());
+            self.tally
+                .warn(format!("{}: alternate data stream '{name}' has no name that can be shown", path.escape_ascii()));
+        }
+        shown
+    }
+
     /// Whether to end early; asks the caller, so that every loop notices a cancellation.
     fn stopping(&self) -> bool {
         if !self.tally.stopped() && self.progress.cancelled() {

@@ -3,35 +3,29 @@
 //! It keeps its own stack, so depth costs memory and nothing else, and only the innermost directories open, so the
 //! limit of open files does not limit the depth.
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::sync::Arc;
 
 use blockdev::{Error, ErrorKind, Result};
 
 use super::{
     Source,
+    listing::Listing,
     target::{Remembered, TargetDir},
     work::{Job, Worker},
 };
-use crate::node::{Dir, Entry, Kind, Node, is_name};
-
-/// Entries taken from a provider at once.
-const BATCH: usize = 256;
+use crate::node::{Dir, Kind, Node, is_name};
 
 /// Innermost directories kept open.
 const OPEN: usize = 32;
 
 /// Directories in each other, at most: paths of 64 KiB, which is what a record of attributes can hold, need less.
-const DEPTH: usize = 1 << 16;
+pub(super) const DEPTH: usize = 1 << 16;
 
 struct Frame<'a> {
-    node: Arc<dyn Dir>,
+    listing: Listing,
     /// `None` while it is closed.
     dir: Option<Arc<TargetDir<'a>>>,
     remembered: Remembered<'a>,
-    cookie: u64,
-    batch: std::vec::IntoIter<Entry>,
-    /// How the listing ended, once it has.
-    ended: Option<Result<()>>,
 }
 
 /// Walk through `sources`.
@@ -52,7 +46,7 @@ fn tree<'a>(worker: &Worker<'_, 'a>, node: Arc<dyn Dir>, top: Arc<TargetDir<'a>>
             return;
         }
         let Some(dir) = frame.dir.clone() else { return };
-        let entry = match frame.next() {
+        let entry = match frame.listing.next() {
             Ok(Some(entry)) => entry,
             ended => {
                 if let Err(e) = ended {
@@ -71,7 +65,7 @@ fn tree<'a>(worker: &Worker<'_, 'a>, node: Arc<dyn Dir>, top: Arc<TargetDir<'a>>
             continue;
         }
         let failed = |e: &Error| tally.fail_whole(dir.path_of(&entry.name), e);
-        match frame.node.lookup(&entry.name) {
+        match frame.listing.dir().lookup(&entry.name) {
             Ok(Some(Node::Dir(node))) if stack.len() < DEPTH => match dir.subdir(&entry.name) {
                 Ok(subdir) => push(&mut stack, Frame::new(node, Arc::new(subdir))),
                 Err(e) => failed(&e),
@@ -96,7 +90,7 @@ fn pop<'a>(stack: &mut Vec<Frame<'a>>, dir: &Arc<TargetDir<'a>>) -> Result<()> {
     let left = stack.pop();
     let Some(outer) = stack.last_mut() else { return Ok(()) };
     if let Some(frame) = left {
-        dir.finish_as(Node::Dir(frame.node));
+        dir.finish_as(Node::Dir(frame.listing.dir().clone()));
     }
     if outer.dir.is_none() {
         outer.dir = Some(TargetDir::reopen(&outer.remembered, dir)?);
@@ -119,31 +113,6 @@ fn leaf<'a>(worker: &Worker<'_, 'a>, node: Node, dir: &Arc<TargetDir<'a>>, name:
 impl<'a> Frame<'a> {
     fn new(node: Arc<dyn Dir>, dir: Arc<TargetDir<'a>>) -> Self {
         let remembered = dir.remember();
-        Self { node, dir: Some(dir), remembered, cookie: 0, batch: Vec::new().into_iter(), ended: None }
-    }
-
-    /// The next entry. What a listing gave before it failed comes before the failure.
-    fn next(&mut self) -> Result<Option<Entry>> {
-        loop {
-            if let Some(entry) = self.batch.next() {
-                return Ok(Some(entry));
-            }
-            if let Some(ended) = self.ended.take() {
-                return ended.map(|()| None);
-            }
-            let mut batch: Vec<Entry> = Vec::new();
-            let listed = self.node.list(self.cookie, &mut |entry| {
-                batch.push(entry);
-                if batch.len() < BATCH { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-            });
-            let cookie = batch.last().map_or(self.cookie, |entry| entry.cookie);
-            if listed.is_err() || batch.len() < BATCH {
-                self.ended = Some(listed);
-            } else if cookie == self.cookie {
-                self.ended = Some(Err(Error::damaged("the listing of a directory does not advance")));
-            }
-            self.cookie = cookie;
-            self.batch = batch.into_iter();
-        }
+        Self { listing: Listing::new(node), dir: Some(dir), remembered }
     }
 }

@@ -12,7 +12,7 @@ use rustix::{
 };
 
 use super::{
-    Run, Verify,
+    Run,
     content::{self, Shared},
     links::{Claim, Links},
     metadata::{self, Object, Wanted},
@@ -22,7 +22,7 @@ use super::{
 };
 use volreader::digest::Hasher;
 
-use crate::node::{Attributes, File, Kind, Node, StoredDigest};
+use crate::node::{Attributes, File, Kind, Node};
 
 /// An entry to make.
 pub(super) struct Job<'a> {
@@ -85,23 +85,7 @@ impl<'a> Worker<'_, 'a> {
     /// Write a file's alternate data streams beside it, as `name:stream`.
     fn beside(&self, job: &Job<'a>) {
         let Node::File(file) = &job.node else { return };
-        let streams = match file.alternate_streams() {
-            Ok(streams) => streams,
-            Err(e) => {
-                let path = job.dir.path_of(&job.name);
-                return self.run.tally.warn(format!("{}: alternate data streams: {e}", path.escape_ascii()));
-            }
-        };
-        for (stream, node) in streams {
-            let name = [&job.name, &b":"[..], &stream].concat();
-            if !crate::node::is_name(&name) {
-                let path = job.dir.path_of(&job.name).escape_ascii().to_string();
-                self.run.tally.warn(format!(
-                    "{path}: alternate data stream '{}' has no name that can be shown",
-                    stream.escape_ascii()
-                ));
-                continue;
-            }
+        for (name, node) in self.run.beside(file.as_ref(), &job.name, &|| job.dir.path_of(&job.name)) {
             if let Ok(attributes) = node.inode().attributes() {
                 self.begin(&Job { node, attributes, dir: Arc::clone(&job.dir), name });
             }
@@ -177,7 +161,7 @@ impl<'a> Worker<'_, 'a> {
             |dir: rustix::fd::BorrowedFd<'_>, name: &str| rustix::fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR);
         let (temporary, out) = job.dir.temporary("cannot make the file", create)?;
         content::set_size(&out, content.size())?;
-        let stored = self.digest(file, &path);
+        let stored = self.run.digest(file, &path);
         let (bad, digest) = match stored.as_ref().map(|d| Hasher::new(d.algorithm)) {
             None if self.run.workers > 1 && Shared::worth(content.size()) => {
                 let duplicate = out.try_clone().map_err(|e| Error::io("cannot keep the file open", e))?;
@@ -192,27 +176,13 @@ impl<'a> Worker<'_, 'a> {
         if !temporary.commit(&job.name)? {
             return Ok(Made::Kept);
         }
-        Ok(match (bad.told(), stored, digest) {
-            (Some((ranges, reason)), ..) => Made::Partly(Failure { path: path(), ranges, reason }),
-            (None, Some(stored), Some(digest)) if stored.value != digest => {
-                let reason = format!("its content does not match its stored digest ({:?})", stored.algorithm);
-                Made::Partly(Failure { path: path(), ranges: Vec::new(), reason })
-            }
-            _ => Made::Whole,
+        Ok(match content::failure(bad, stored, digest, &path) {
+            Some(failure) => Made::Partly(failure),
+            None => Made::Whole,
         })
     }
 
     fn wanted(&self, job: &Job<'a>) -> Wanted {
         Wanted { attributes: job.attributes.clone(), xattrs: job.node.inode().xattrs() }
-    }
-
-    fn digest(&self, file: &dyn File, path: &dyn Fn() -> Vec<u8>) -> Option<StoredDigest> {
-        if self.run.options.verify == Verify::None {
-            return None;
-        }
-        file.digest().unwrap_or_else(|e| {
-            self.run.tally.warn(format!("{}: content not verified: {e}", path().escape_ascii()));
-            None
-        })
     }
 }

@@ -2,22 +2,22 @@
 //! kernel shows after its own replay.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, Permissions},
     ops::Range,
-    os::unix::fs::{FileExt, symlink},
+    os::unix::fs::{FileExt, PermissionsExt, symlink},
     path::Path,
     process::Command,
     sync::Arc,
 };
 
 use blockdev::{
-    BlockDevice, BlockSizes, Extent, MappedRun, ReadAt,
+    BlockDevice, BlockSizes, ErrorKind, Extent, MappedRun, ReadAt,
     fields::{be32, be64, read},
 };
 use guestfs::FileSystem;
 
 use crate::{
-    common::{Expect, device, filesystem, flip_metadata, flip_runs},
+    common::{Expect, device, entries, filesystem, flip_metadata, flip_runs, in_memory},
     harmed::open_xfs,
     kernel::{Volume, assert_same, sync},
     tree,
@@ -80,6 +80,16 @@ fn change(root: &Path, round: u64) {
     }
 }
 
+/// Writes the log, and nothing after it.
+fn crash(volume: &Volume) -> Option<()> {
+    let crash = Command::new("xfs_io").args(["-x", "-c", "shutdown -f"]).arg(volume.root()).status();
+    if !crash.is_ok_and(|status| status.success()) {
+        println!("SKIPPED: no xfs_io");
+        return None;
+    }
+    Some(())
+}
+
 /// A volume that crashed after `rounds` of changes.
 fn crashed(size: u64, options: &[&str], mount: &str, rounds: u64, scale: usize) -> Option<Volume> {
     let mut volume = Volume::make(size, options)?;
@@ -101,12 +111,7 @@ fn crashed(size: u64, options: &[&str], mount: &str, rounds: u64, scale: usize) 
         File::open(root.join("files/over-what-was-deleted")).unwrap().sync_all().unwrap();
         tree::fill(&root.join("round-2"), 150);
     }
-    // The log is written, and nothing after it.
-    let crash = Command::new("xfs_io").args(["-x", "-c", "shutdown -f"]).arg(&root).status();
-    if !crash.is_ok_and(|status| status.success()) {
-        println!("SKIPPED: no xfs_io");
-        return None;
-    }
+    crash(&volume)?;
     volume.unmount();
     Some(volume)
 }
@@ -156,22 +161,20 @@ fn copied_while_mounted() {
     assert_as_kernel(filesystem(&[device(&copy.image())]).as_ref(), &copy.image());
 }
 
+/// Where the log lies in the volume on `device`, in bytes.
+fn log_of(device: &dyn BlockDevice) -> Range<u64> {
+    let sector = read(device, 0, 512).unwrap();
+    let (block, start) = (u64::from(be32(&sector, 4)), be64(&sector, 48));
+    let (group, in_group) = (start >> sector[124], start & ((1 << sector[124]) - 1));
+    let start = (group * u64::from(be32(&sector, 84)) + in_group) * block;
+    start..start + u64::from(be32(&sector, 96)) * block
+}
+
 /// A volume whose log is that of another device, which is not harmed.
 struct WithLog {
     device: Arc<dyn BlockDevice>,
     log: Arc<dyn BlockDevice>,
     range: Range<u64>,
-}
-
-impl WithLog {
-    fn new(device: Arc<dyn BlockDevice>, log: Arc<dyn BlockDevice>) -> Self {
-        let sector = read(log.as_ref(), 0, 512).unwrap();
-        let (block, start) = (u64::from(be32(&sector, 4)), be64(&sector, 48));
-        let (group, in_group) = (start >> sector[124], start & ((1 << sector[124]) - 1));
-        let start = (group * u64::from(be32(&sector, 84)) + in_group) * block;
-        let range = start..start + u64::from(be32(&sector, 96)) * block;
-        Self { device, log, range }
-    }
 }
 
 impl ReadAt for WithLog {
@@ -196,13 +199,57 @@ impl BlockDevice for WithLog {
     }
 }
 
-/// The log has no checksums of blocks, so that its replay must not make damaged blocks sound.
+/// The log has no checksums of blocks: where it has only a part of one that is damaged, the rest must not become sound.
+#[test]
+fn damaged_before() {
+    // Small, since it is searched.
+    let options = ["--unsupported", "-b", "size=1024", "-l", "size=5500k"];
+    let Some(mut volume) = Volume::make(24 << 20, &options) else { return };
+    let Some(()) = volume.mount("defaults") else { return };
+    let root = volume.root();
+    fs::create_dir(root.join("dir")).unwrap();
+    for n in 0..30 {
+        fs::write(root.join(format!("dir/entry-{n}-to-be-harmed")), "").unwrap();
+    }
+    fs::write(root.join("file"), "").unwrap();
+    rustix::fs::lsetxattr(root.join("file"), "user.name-to-be-harmed", b"", rustix::fs::XattrFlags::empty()).unwrap();
+    volume.unmount();
+    // Only the cores of the inodes go to the log, and the parts of the block that another entry changes.
+    volume.mount("defaults").unwrap();
+    fs::set_permissions(root.join("file"), Permissions::from_mode(0o600)).unwrap();
+    fs::write(root.join("dir/other"), "").unwrap();
+    let Some(()) = crash(&volume) else { return };
+    volume.unmount();
+
+    let fs = filesystem(&[device(&volume.image())]);
+    let id = |name: &[u8]| fs.lookup(fs.root(), name).unwrap().unwrap();
+    let (dir, file) = (id(b"dir"), id(b"file"));
+    assert_eq!(entries(fs.as_ref(), dir).unwrap().len(), 31);
+    assert_eq!(fs.xattrs(file).unwrap().len(), 1);
+    assert_eq!(fs.metadata(file).unwrap().permissions, 0o600);
+
+    let log = log_of(device(&volume.image()).as_ref());
+    let mut image = fs::read(volume.image()).unwrap();
+    for name in [&b"entry-7-to-be-harmed"[..], b"name-to-be-harmed"] {
+        let places = image.windows(name.len()).enumerate().filter(|(_, bytes)| *bytes == name).map(|(at, _)| at);
+        let places: Vec<_> = places.filter(|at| !log.contains(&(*at as u64))).collect();
+        assert_eq!(places.len(), 1, "{places:?}");
+        image[places[0]] ^= 1;
+    }
+    let fs = filesystem(&[in_memory(image)]);
+    assert!(fs.info().notes.iter().any(|note| note.starts_with("2 blocks and inodes")), "{:?}", fs.info().notes);
+    assert_eq!(entries(fs.as_ref(), dir).unwrap_err().kind(), ErrorKind::Damaged);
+    assert_eq!(fs.xattrs(file).unwrap_err().kind(), ErrorKind::Damaged);
+}
+
+/// Harmed in their places; and anywhere, where nobody can know what was true.
 #[test]
 fn harmed() {
     let options = ["--unsupported", "-l", "size=6m"];
     let Some(volume) = crashed(160 << 20, &options, "defaults", 4, 150) else { return };
     let whole = device(&volume.image());
-    let with_log = |harmed| open_xfs(Arc::new(WithLog::new(harmed, Arc::clone(&whole))));
-    flip_metadata(&whole, &with_log, flip_runs().div_ceil(2), 10_000, Expect::TrueOrError);
+    let range = log_of(whole.as_ref());
+    let with_log = |device| open_xfs(Arc::new(WithLog { device, log: Arc::clone(&whole), range: range.clone() }));
+    flip_metadata(&whole, &with_log, flip_runs().div_ceil(4), 10_000, Expect::TrueOrError);
     flip_metadata(&whole, &open_xfs, flip_runs().div_ceil(4), 10_000, Expect::Harmless);
 }

@@ -63,11 +63,6 @@ impl Patches {
         self.blocks.insert(number, patch);
         Ok(())
     }
-
-    /// Take back what was put in the place of block `number`.
-    pub fn remove(&mut self, number: u64) {
-        self.blocks.remove(&number);
-    }
 }
 
 /// A device with blocks in the place of some of its own.

@@ -231,7 +231,7 @@ fn older_and_other_systems() {
 
 fn hive(name: &str) -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/registry").join(format!("{name}.zst"));
-    zstd::decode_all(std::fs::read(&path).unwrap().as_slice()).unwrap()
+    zstd::decode_all(fs::read(&path).unwrap().as_slice()).unwrap()
 }
 
 #[test]

@@ -5,13 +5,18 @@ use std::{
     fs,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::Command,
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use serde_json::Value;
-use tests::{lab::Lab, mounted::Mounted, program::Revenant, temp};
+use tests::{
+    lab::Lab,
+    mounted::{Mounted, wait},
+    program::Revenant,
+    temp,
+};
 
 fn same(a: &Path, b: &Path) {
     let out = Command::new("diff").arg("-r").arg("--no-dereference").args([a, b]).output().expect("diff");

@@ -133,7 +133,7 @@ impl<'a> Machine<'a> {
                 "chain": source.image.members.iter().map(member_value).collect::<Vec<_>>(),
                 "partition_table": table.map(|d| d.scheme.name()),
                 "disk_id": table.and_then(|d| d.id.as_deref()),
-                "volumes": self.volumes_of(&source.label).map(|v| volume_value(v, self.tree_path(v))).collect::<Vec<_>>(),
+                "volumes": self.volumes_of(&source.label).map(|v| volume_value(v, self.tree_path(v).as_deref())).collect::<Vec<_>>(),
                 "guest": self.guest(),
                 "notes": self.notes(source),
             })
@@ -272,7 +272,7 @@ fn member_value(member: &Member) -> Value {
     })
 }
 
-fn volume_value(volume: &Volume, tree_path: Option<String>) -> Value {
+fn volume_value(volume: &Volume, tree_path: Option<&str>) -> Value {
     let content = volume.content.as_ref();
     json!({
         "name": volume.name,

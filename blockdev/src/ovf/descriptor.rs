@@ -149,7 +149,8 @@ pub fn write(hardware: &Hardware, disks: &[(String, u64, u64)]) -> String {
 pub fn disks(text: &[u8]) -> Result<Vec<PackagedDisk>> {
     let damaged = |why: &str| Error::damaged(format!("the OVF descriptor {why}"));
     let mut reader = Reader::from_reader(text);
-    let (mut files, mut entries): (Vec<(String, String)>, Vec<(String, Option<u64>)>) = (Vec::new(), Vec::new());
+    let mut files: Vec<(String, String)> = Vec::new();
+    let mut entries: Vec<(String, Option<u64>)> = Vec::new();
     for _ in 0..EVENTS_MAX {
         let event = reader.read_event().map_err(|e| damaged(&format!("is no XML: {e}")))?;
         match event {

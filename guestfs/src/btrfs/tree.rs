@@ -211,7 +211,7 @@ impl Items<'_> {
     fn next_stored(&mut self) -> Result<Option<Item>> {
         let Some((node, index)) = self.path.next(self.nodes)? else { return Ok(None) };
         let key = node.key(index);
-        Ok((key < self.end).then(|| Item { key, data: Data::Stored(node, index) }))
+        Ok((key < self.end).then_some(Item { key, data: Data::Stored(node, index) }))
     }
 }
 

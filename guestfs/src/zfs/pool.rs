@@ -18,18 +18,19 @@ use super::{
     compression,
     log::{self, LogBlock},
     order::Order,
-    vdev::{Place, Vdevs},
+    vdev::{Failed, Place, Vdevs},
 };
 
 /// The largest block there can be: 16 MiB (feature `large_blocks`).
 const BLOCK_MAX: usize = 16 << 20;
 
 /// Bound of the kept metadata, in bytes, and blocks it is made for: a shard of the cache must hold the largest.
-const KEPT_MAX: u64 = 32 << 20;
+const KEPT_MAX: u64 = 48 << 20;
 const KEPT_EXPECTED: usize = 256;
 const KEPT_BLOCK_MAX: usize = 1 << 20;
 
-/// Bound of the kept large blocks of content, which are read in pieces, in bytes.
+/// Bound of the kept large blocks of content, which are read in pieces, in bytes; so many more as there are threads that
+/// read one at the same time.
 const LARGE_MAX: usize = 32 << 20;
 
 /// The largest block of an intent log.
@@ -45,7 +46,7 @@ const GANG_DEPTH_MAX: u32 = 6;
 /// An unpacked block and its byte order.
 #[derive(Clone)]
 pub struct Block {
-    bytes: Arc<[u8]>,
+    bytes: Arc<Vec<u8>>,
     /// Its byte order.
     pub order: Order,
 }
@@ -129,7 +130,7 @@ impl Pool {
         }
         let mut bytes = Vec::new();
         self.read(pointer, &mut bytes)?;
-        let block = Block { bytes: bytes.into(), order: pointer.order() };
+        let block = Block { bytes: Arc::new(bytes), order: pointer.order() };
         if !pointer.is_embedded() && block.bytes.len() <= KEPT_BLOCK_MAX {
             self.kept.insert(key, block.clone());
         }
@@ -146,14 +147,17 @@ impl Pool {
         if let Some((_, block)) = lock(&self.large).iter().find(|(known, _)| *known == key) {
             return Ok(block.clone());
         }
+        let room = LARGE_MAX.saturating_sub(pointer.size());
+        {
+            let mut large = lock(&self.large);
+            while large.iter().map(|(_, block)| block.len()).sum::<usize>() > room {
+                large.pop_front();
+            }
+        }
         let mut bytes = Vec::new();
         self.read(pointer, &mut bytes)?;
-        let block = Block { bytes: bytes.into(), order: pointer.order() };
-        let mut large = lock(&self.large);
-        large.push_back((key, block.clone()));
-        while large.len() > 1 && large.iter().map(|(_, block)| block.len()).sum::<usize>() > LARGE_MAX {
-            large.pop_front();
-        }
+        let block = Block { bytes: Arc::new(bytes), order: pointer.order() };
+        lock(&self.large).push_back((key, block.clone()));
         Ok(block)
     }
 
@@ -222,9 +226,9 @@ impl Pool {
     fn stored(&self, pointer: &BlockPointer, buf: &mut [u8], depth: u32) -> Result<()> {
         let (kind, order, expected) = (pointer.checksum_kind(), pointer.order(), pointer.checksum());
         let mut is_right = |block: &[u8]| self.checksums.is_right(kind, order, block, &expected);
-        let mut result = Err(Error::damaged("a block has no copies"));
+        let mut failed = Failed::default();
         for address in pointer.addresses() {
-            result = if address.gang {
+            let read = if address.gang {
                 self.gang(pointer, address, buf, depth).and_then(|()| {
                     let right = is_right(buf)?;
                     if right { Ok(()) } else { Err(Error::damaged("the pieces of a block have a wrong checksum")) }
@@ -232,11 +236,12 @@ impl Pool {
             } else {
                 self.vdevs.read(place(pointer, address), buf, &mut is_right)
             };
-            if result.is_ok() {
-                break;
+            match read {
+                Ok(()) => return Ok(()),
+                Err(e) => failed.add(e),
             }
         }
-        result
+        Err(failed.or("a block has no copies"))
     }
 
     /// Fills `buf` with the pieces that the gang header at `address` points to, one after the other.

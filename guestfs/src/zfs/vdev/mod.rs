@@ -213,6 +213,24 @@ fn absent(leaves: &[Leaf]) -> impl Iterator<Item = &str> {
     leaves.iter().filter(|leaf| leaf.device.is_none()).map(|leaf| leaf.name.as_str())
 }
 
+/// Why none of several copies can be read: that a device is missing tells most, since it can be brought.
+#[derive(Default)]
+pub struct Failed(Option<Error>);
+
+impl Failed {
+    /// Adds why one of them cannot.
+    pub fn add(&mut self, error: Error) {
+        if self.0.is_none() || error.kind() == ErrorKind::Missing {
+            self.0 = Some(error);
+        }
+    }
+
+    /// The error; `Damaged` with `otherwise` when there were no copies.
+    pub fn or(self, otherwise: &'static str) -> Error {
+        self.0.unwrap_or_else(|| Error::damaged(otherwise))
+    }
+}
+
 /// The first copy that can be read and is accepted.
 fn mirrored(
     leaves: &[Leaf],
@@ -220,15 +238,15 @@ fn mirrored(
     buf: &mut [u8],
     is_right: &mut dyn FnMut(&[u8]) -> Result<bool>,
 ) -> Result<()> {
-    let mut failed = None;
+    let mut failed = Failed::default();
     for leaf in leaves {
         match leaf.read(offset, buf) {
             Ok(()) if is_right(buf)? => return Ok(()),
-            Ok(()) => failed = Some(Error::damaged("a block has a wrong checksum on every device")),
-            Err(e) => failed = failed.or(Some(e)),
+            Ok(()) => failed.add(Error::damaged("a block has a wrong checksum on every device")),
+            Err(e) => failed.add(e),
         }
     }
-    Err(failed.unwrap_or_else(|| Error::damaged("a mirror of no devices")))
+    Err(failed.or("a mirror of no devices"))
 }
 
 impl Top {

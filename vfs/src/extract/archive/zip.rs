@@ -205,7 +205,7 @@ fn dos(time: Time) -> (u16, u16) {
     let day = day - (153 * month + 2) / 5 + 1;
     let (year, month) = (year + era * 400 + i64::from(month >= 10), if month < 10 { month + 3 } else { month - 9 });
     let date = (year - 1980) << 9 | month << 5 | day;
-    let time = (second / 3600) << 11 | ((second / 60) % 60) << 5 | (second % 60) / 2;
+    let time = ((second / 3600) << 11) | (((second / 60) % 60) << 5) | ((second % 60) / 2);
     (date as u16, time as u16)
 }
 

@@ -18,7 +18,10 @@ use crate::{
 };
 
 /// The mount points of a guest, by their path.
-type Mounts = Vec<(Vec<Vec<u8>>, Arc<dyn Dir>)>;
+type Mounts = Vec<(Path, Arc<dyn Dir>)>;
+
+/// The parts of an absolute path of the guest.
+type Path = Vec<Vec<u8>>;
 
 /// The folders `root`, or `C:` and so on, of the guest on `volumes`.
 pub fn of(volumes: &Volumes, guest: &Guest) -> Vec<Child> {
@@ -49,7 +52,7 @@ pub fn of(volumes: &Volumes, guest: &Guest) -> Vec<Child> {
     children
 }
 
-fn parts(path: &[u8]) -> Vec<Vec<u8>> {
+fn parts(path: &[u8]) -> Path {
     path.split(|b| *b == b'/').filter(|part| !part.is_empty()).map(<[u8]>::to_vec).collect()
 }
 
@@ -58,13 +61,13 @@ struct Seen {
     dir: Arc<dyn Dir>,
     ino: u64,
     /// Its path in the guest.
-    here: Vec<Vec<u8>>,
+    here: Path,
     mounts: Arc<Mounts>,
 }
 
 impl Seen {
     /// What `name` is, when something is mounted there or below: the folder that is seen.
-    fn special(&self, name: &[u8]) -> Option<(Vec<Vec<u8>>, Option<&Arc<dyn Dir>>)> {
+    fn special(&self, name: &[u8]) -> Option<(Path, Option<&Arc<dyn Dir>>)> {
         let path = [&self.here[..], &[name.to_vec()]].concat();
         let mounted = self.mounts.iter().find(|(at, _)| *at == path).map(|(_, dir)| dir);
         (mounted.is_some() || self.mounts.iter().any(|(at, _)| at.starts_with(&path))).then_some((path, mounted))

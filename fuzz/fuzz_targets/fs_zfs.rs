@@ -1,5 +1,4 @@
-//! Fuzzes ZFS: a pool with gang blocks, spilled attributes, a volume, a snapshot and datasets of every compression and
-//! checksum.
+//! Fuzzes ZFS: a pool of one device with datasets, a snapshot and files of each kind.
 //!
 //!     cargo xtask fuzz fs_zfs
 

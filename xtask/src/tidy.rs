@@ -41,8 +41,11 @@ fn check(root: &Path) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for name in files.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
         let name = String::from_utf8_lossy(name);
-        // Volumes and manifests are bytes to be read, not sources; licences are as their authors wrote them.
-        if name.contains("tests/data/") || name.starts_with("LICENSE-") || name.ends_with(".lock") {
+        // Volumes, images and manifests are bytes to be read, not sources; licences are as their authors wrote them.
+        if ["tests/data/", "fuzz/images/"].iter().any(|data| name.contains(data))
+            || name.starts_with("LICENSE-")
+            || name.ends_with(".lock")
+        {
             continue;
         }
         // A deleted file is listed until the deletion is committed.

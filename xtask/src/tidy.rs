@@ -42,10 +42,7 @@ fn check(root: &Path) -> Result<Vec<String>> {
     for name in files.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
         let name = String::from_utf8_lossy(name);
         // Volumes, images and manifests are bytes to be read, not sources; licences are as their authors wrote them.
-        if ["tests/data/", "fuzz/images/"].iter().any(|data| name.contains(data))
-            || name.starts_with("LICENSE-")
-            || name.ends_with(".lock")
-        {
+        if is_data(&name) || name.starts_with("LICENSE-") || name.ends_with(".lock") {
             continue;
         }
         // A deleted file is listed until the deletion is committed.
@@ -54,6 +51,11 @@ fn check(root: &Path) -> Result<Vec<String>> {
         }
     }
     Ok(found)
+}
+
+/// Whether a file is made to be read by the program, not by people.
+fn is_data(name: &str) -> bool {
+    ["/data/", "fuzz/images/", "fuzz/seeds/"].iter().any(|data| name.contains(data))
 }
 
 fn check_file(name: &str, content: &[u8], found: &mut Vec<String>) {

@@ -104,7 +104,14 @@ pub(super) fn apply(run: &Run<'_>, wanted: &Wanted, object: &Object<'_>, path: &
                     run.tally.warn(format!("{}: an attribute without a proper name", path().escape_ascii()));
                     continue;
                 }
-                check(format_args!("attribute {}", xattr.name.escape_ascii()), object.set_xattr(xattr))?;
+                match object.set_xattr(xattr) {
+                    // Only ntfs-3g takes them; every file of a Windows guest has some.
+                    Err(Errno::OPNOTSUPP) if xattr.name.starts_with(b"system.ntfs_") => run.tally.warn_once(
+                        "security descriptors and attributes of NTFS (system.ntfs_*) are restored to NTFS only; a tar \
+                         archive (-o -) keeps them",
+                    ),
+                    set => _ = check(format_args!("attribute {}", xattr.name.escape_ascii()), set)?,
+                }
             }
         }
         Err(e) => warn(run, path, "attributes", e),

@@ -101,6 +101,14 @@ impl Tally {
         }
     }
 
+    /// The same for what holds for many files: it is told once.
+    pub(super) fn warn_once(&self, warning: &str) {
+        let known = self.summary.lock().warnings.iter().any(|w| w == warning);
+        if !known {
+            self.warn(warning);
+        }
+    }
+
     pub(super) fn partly(&self, failure: Failure) {
         self.summary.lock().partly += 1;
         self.fail(failure);

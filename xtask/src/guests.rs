@@ -12,6 +12,9 @@ use crate::cmd;
 /// Environment variable by which tests find the images.
 pub const VARIABLE: &str = "REVENANT_GUEST_IMAGES";
 
+/// What tests need.
+const FAMILIES: &str = "ext xfs btrfs ntfs fat exfat zfs lvm disks";
+
 /// What to make.
 #[derive(Debug, Args)]
 pub struct Options {
@@ -32,8 +35,10 @@ pub fn run(options: &Options) -> Result<()> {
 /// Begins to make what tests need, beside other work. What is there already is kept.
 pub fn begin() -> Result<Child> {
     let log = folder().with_extension("log");
-    let mut script = maker()?;
-    script.args(["ext", "xfs", "btrfs", "ntfs", "fat", "exfat", "zfs", "lvm", "disks"]);
+    // One after the other, so that a family which cannot be made keeps no other away.
+    let maker = maker()?;
+    let line = format!("failed=0; for family in {FAMILIES}; do {} $family || failed=1; done; exit $failed", cmd::shown(&maker));
+    let mut script = cmd::command("sh", ["-c", &line]);
     println!("test: making guest images in {} (what comes of it: {})", folder().display(), log.display());
     let out = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
     script.stdout(out.try_clone()?).stderr(out).spawn().context("cannot start the maker of guest images")

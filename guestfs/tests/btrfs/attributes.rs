@@ -43,7 +43,7 @@ fn compare(options: &[&str], mount: &str) {
     assert!(fs.info().notes.is_empty(), "{:?}", fs.info().notes);
     let count = assert_same(fs.as_ref(), &machine.root(), None);
     assert!(count > 440, "{count}");
-    let statfs = rustix::fs::statfs(&machine.root()).unwrap();
+    let statfs = rustix::fs::statfs(machine.root()).unwrap();
     assert_eq!(fs.usage().unwrap().total, statfs.f_blocks * statfs.f_bsize as u64);
 }
 

@@ -297,7 +297,9 @@ pub fn assert_walked(found: Walk, manifest: &str, extra: impl Fn(&str) -> bool) 
         }
     }
     wrong.extend(errors.iter().map(|(path, e)| format!("{path}: {e}")));
-    wrong.extend(rest.keys().filter(|path| !extra(path)).map(|path| format!("{path}: not in the manifest")));
+    // Manifests list files, folders and links only.
+    let surplus = rest.iter().filter(|(path, line)| line.0 != '?' && !extra(path));
+    wrong.extend(surplus.map(|(path, _)| format!("{path}: not in the manifest")));
     let some: Vec<_> = wrong.iter().take(20).collect();
     assert!(wrong.is_empty(), "{} of {expected} wrong: {some:#?}", wrong.len());
     assert!(expected > 0, "an empty manifest");
@@ -310,7 +312,8 @@ pub fn assert_lab(name: &str, extra: impl Fn(&str) -> bool) {
     let one = volumes.join(format!("{name}.raw"));
     let several = (0..).map(|n| volumes.join(format!("{name}.{n}.raw"))).take_while(|p| p.exists());
     let paths: Vec<_> = if one.exists() { vec![one] } else { several.collect() };
-    if paths.is_empty() {
+    // One whose making was broken off has no manifest.
+    if paths.is_empty() || !volumes.join(format!("{name}.manifest.tsv")).exists() {
         return println!("SKIPPED: {name} could not be made on this machine");
     }
     let devices: Vec<_> = paths.iter().map(|p| device(p)).collect();

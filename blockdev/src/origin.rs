@@ -1,7 +1,7 @@
 //! Where bytes come from, to tell without reading them that two ranges hold the same.
 //!
 //! Two restore points of a disk share most of their bytes: the same clusters of the same backup files. A device that
-//! knows in which stored file its bytes lie says so ([`ReadAt::origin_at`](crate::ReadAt::origin_at)); two ranges of
+//! knows in which stored file its bytes lie says so ([`crate::ReadAt::origin_at`]); two ranges of
 //! the same origin need not be compared.
 
 use crate::{BlockDevice, BlockSizes, Extent, MappedRun, ReadAt, Result};

@@ -37,7 +37,10 @@ pub fn begin() -> Result<Child> {
     let log = folder().with_extension("log");
     // One after the other, so that a family which cannot be made keeps no other away.
     let maker = maker()?;
-    let line = format!("failed=0; for family in {FAMILIES}; do {} $family || failed=1; done; exit $failed", cmd::shown(&maker));
+    let line = format!(
+        "failed=0; for family in {FAMILIES}; do {} $family || failed=1; done; exit $failed",
+        cmd::shown(&maker)
+    );
     let mut script = cmd::command("sh", ["-c", &line]);
     println!("test: making guest images in {} (what comes of it: {})", folder().display(), log.display());
     let out = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;

@@ -3,7 +3,7 @@
 //! * `descriptor`: the XML that says which files are disks, and what machine they belong to;
 //! * `tar`: the archive, as far as packages use it;
 //! * [`Package`]: reading one; [`Package`]'s disks are opened through the same gate as other images;
-//! * [`write`]: a machine as a package that is laid out and not stored, like other containers.
+//! * [`mod@write`]: a machine as a package that is laid out and not stored, like other containers.
 
 mod descriptor;
 mod package;

@@ -4,9 +4,13 @@
 
 mod common;
 
+#[path = "../../tests/src/random.rs"]
+mod random;
+
 use std::time::{Duration, Instant};
 
 use common::{case, records};
+use random::Random;
 use volreader::{
     ErrorKind, Result, acl, codec,
     codec::win32::Demuxer,
@@ -19,34 +23,22 @@ use volreader::{
 /// Far above what any of the inputs here needs, far below what hangs.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// xorshift64*.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % bound.max(1)
-    }
-}
-
 /// `bytes` with one to four things wrong: flipped bits, extreme bytes, a cut, a repeated or a removed part.
 fn broken(bytes: &[u8], random: &mut Random) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
-    for _ in 0..=random.below(4) {
+    for _ in 0..=random.index(4) {
         // Half of the time near the front, where headers are.
-        let reach = if random.below(2) == 0 { bytes.len() } else { bytes.len().min(48) };
-        let at = random.below(reach);
-        match random.below(6) {
-            0 | 1 if !bytes.is_empty() => bytes[at] ^= 1 << random.below(8),
-            2 if !bytes.is_empty() => bytes[at] = [0, 1, 0x7f, 0x80, 0xff][random.below(5)],
-            3 => bytes.truncate(random.below(bytes.len() + 1)),
+        let reach = if random.index(2) == 0 { bytes.len() } else { bytes.len().min(48) };
+        let at = random.index(reach);
+        match random.index(6) {
+            0 | 1 if !bytes.is_empty() => bytes[at] ^= 1 << random.index(8),
+            2 if !bytes.is_empty() => bytes[at] = [0, 1, 0x7f, 0x80, 0xff][random.index(5)],
+            3 => bytes.truncate(random.index(bytes.len() + 1)),
             4 => {
-                let part = bytes[at..bytes.len().min(at + 1 + random.below(64))].to_vec();
+                let part = bytes[at..bytes.len().min(at + 1 + random.index(64))].to_vec();
                 bytes.splice(at..at, part);
             }
-            _ => drop(bytes.drain(at..bytes.len().min(at + random.below(64)))),
+            _ => drop(bytes.drain(at..bytes.len().min(at + random.index(64)))),
         }
     }
     bytes
@@ -65,7 +57,7 @@ fn torture(
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let mut refused = 0;
     for _ in 0..rounds {
-        let seed = &seeds[random.below(seeds.len())];
+        let seed = &seeds[random.index(seeds.len())];
         let input = broken(seed, &mut random);
         let start = Instant::now();
         match decoder(&input) {
@@ -139,7 +131,7 @@ fn lzo_agrees_with_another_decoder() {
     let seeds = payloads(&["r15-lzo-xxhash64"], data_of(Compression::Header));
     let (mut random, mut both) = (Random(42), 0);
     for round in 0..10_000 {
-        let seed = &seeds[random.below(seeds.len())];
+        let seed = &seeds[random.index(seeds.len())];
         let mut piece = broken(seed, &mut random);
         repair_header(&mut piece, *b"LZOX");
         let mut ours = Vec::new();

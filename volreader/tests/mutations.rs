@@ -8,6 +8,9 @@
 
 mod common;
 
+#[path = "../../tests/src/random.rs"]
+mod random;
+
 use std::{
     collections::{HashMap, HashSet},
     fs,
@@ -20,6 +23,7 @@ use std::{
 
 use common::case;
 use peak_alloc::PeakAlloc;
+use random::Random;
 use volreader::{
     archive::{Archive, Job, Options, point::Point},
     block::{Format, Header, Session, checksum},
@@ -45,30 +49,6 @@ const READ_MAX: u64 = 64 << 20;
 const CHUNK: usize = 64 << 10;
 /// Entries of all jobs that are opened.
 const FILES_MAX: usize = 3000;
-
-/// xorshift64*.
-struct Random(u64);
-
-impl Random {
-    const fn new(seed: u64) -> Self {
-        Self(seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    const fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        (self.next() >> 33) as usize % bound.max(1)
-    }
-
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len())]
-    }
-}
 
 /// Extremes that length and number fields are set to.
 const EXTREMES: [u32; 14] =
@@ -114,35 +94,35 @@ fn harm(volume: &[u8], malice: bool, random: &mut Random) -> Vec<u8> {
     // What changes lengths comes last: the places are those of the unbroken volume.
     let mut order: Option<Vec<Range<usize>>> = None;
     let mut cut = None;
-    for _ in 0..=random.below(3) {
-        let block = blocks[random.below(blocks.len())].clone();
+    for _ in 0..=random.index(3) {
+        let block = blocks[random.index(blocks.len())].clone();
         let headers = records(volume, &block);
-        let header = *headers.get(random.below(headers.len())).unwrap_or(&block.start);
-        match random.below(9) {
+        let header = *headers.get(random.index(headers.len())).unwrap_or(&block.start);
+        match random.index(9) {
             0 => {
-                let at = random.below(bytes.len());
-                bytes[at] ^= 1 << random.below(8);
+                let at = random.index(bytes.len());
+                bytes[at] ^= 1 << random.index(8);
             }
-            1 => bytes[header + random.below(12)] ^= 1 << random.below(8),
-            2 => bytes[block.start + random.below(24)] ^= 1 << random.below(8),
-            3 => set_word(&mut bytes, header + 4 * random.below(3), random.pick(&EXTREMES)),
+            1 => bytes[header + random.index(12)] ^= 1 << random.index(8),
+            2 => bytes[block.start + random.index(24)] ^= 1 << random.index(8),
+            3 => set_word(&mut bytes, header + 4 * random.index(3), random.pick(&EXTREMES)),
             4 => set_word(&mut bytes, block.start + random.pick(&[4, 8, 16, 20]), random.pick(&EXTREMES)),
             5 => {
                 // The text or offset at the start of a payload.
-                let at = header + 12 + random.below(40);
+                let at = header + 12 + random.index(40);
                 if at < block.end {
                     bytes[at] = random.pick(&[0, b' ', b'/', 0x7f, 0x80, 0xff, b'9']);
                 }
             }
             6 => {
-                let end = block.end.min(block.start + 1 + random.below(block.len()));
-                bytes[block.start + random.below(end - block.start)..end].fill(0);
+                let end = block.end.min(block.start + 1 + random.index(block.len()));
+                bytes[block.start + random.index(end - block.start)..end].fill(0);
             }
-            7 => cut = Some(random.below(bytes.len())),
+            7 => cut = Some(random.index(bytes.len())),
             _ => {
                 let order = order.get_or_insert_with(|| blocks.clone());
-                let (a, b) = (random.below(order.len()), random.below(order.len()));
-                match random.below(3) {
+                let (a, b) = (random.index(order.len()), random.index(order.len()));
+                match random.index(3) {
                     0 => order.swap(a, b),
                     1 => order.insert(a, order[b].clone()),
                     _ => drop(order.remove(a)),
@@ -410,10 +390,10 @@ fn torture(name: &str, rounds: u64) {
     let seeds = first.map_or(0..number("MUTATION_ROUNDS").unwrap_or(rounds), |seed| seed..seed + 1);
     let (mut failed, mut matching) = (0, 0);
     for seed in seeds {
-        let mut random = Random::new(seed);
+        let mut random = Random(seed);
         let malice = seed % 2 == 1;
         let mut harmed = volumes.clone();
-        let which = random.below(harmed.len());
+        let which = random.index(harmed.len());
         harmed[which].1 = harm(&volumes[which].1, malice, &mut random);
         let what = format!("{name}, seed {seed}");
         if let (Some(_), Some(keep)) = (first, std::env::var_os("MUTATION_KEEP")) {

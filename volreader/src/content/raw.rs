@@ -101,6 +101,10 @@ impl RawStream {
         else {
             return Ok(None);
         };
+        // Others may have had the block verified: that says nothing of whose records are in it.
+        if !run.is_vouched(&self.data) {
+            return Ok(None);
+        }
         let Some(place) = self.data.place(number)? else { return Ok(None) };
         let volume = self.data.store().volume(place.volume)?;
         // A damaged length must not let a read run into the next block.
@@ -165,8 +169,9 @@ impl RawStream {
             let place = place.ok_or_else(|| self.data.ends("inside this file"))?;
             let verify = self.data.must_verify(plan.number);
             let volume = self.data.store().volume(place.volume)?;
-            // Edges of unverified blocks and encrypted blocks go through the cache: the next read wants the rest.
-            if volume.is_encrypted() || (verify && !plan.whole) {
+            // Edges of unverified blocks and encrypted blocks go through the cache: the next read wants the rest. So do
+            // blocks of a run that may be another than was stored: there each record's header is compared.
+            if volume.is_encrypted() || (verify && !plan.whole) || (!verify && !run.is_vouched(&self.data)) {
                 batch.flush()?;
                 self.copy_from_cache(plan, dest)?;
             } else {

@@ -5,7 +5,7 @@
 //! stand; where it is not, the run's end is found by galloping and bisecting. A pipe or plugin that sent pieces
 //! of changing length simply has more runs.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use blockdev::{Error, ErrorKind, Result};
 
@@ -41,9 +41,21 @@ pub struct Segment {
     pub ordinal: u64,
     /// Payload bytes of the file before this run.
     pub start: u64,
+    /// Whether the headers that tell of the run are in blocks that verify; found out when it first matters.
+    vouched: OnceLock<bool>,
 }
 
 impl Segment {
+    /// Whether the run is as it was stored: it was found by looking at headers before their blocks were verified. Its
+    /// first record and its last tell of it; what lies between is arithmetic.
+    pub fn is_vouched(&self, data: &SessionData) -> bool {
+        let vouch = |n: u64| {
+            self.expect(data, n);
+            self.at(n).is_some_and(|pos| data.vouch(pos.block).is_ok())
+        };
+        *self.vouched.get_or_init(|| vouch(0) && vouch(self.count.saturating_sub(1)))
+    }
+
     /// Where record `n` of this run stands.
     #[must_use]
     pub fn at(&self, n: u64) -> Option<RecordPos> {
@@ -156,6 +168,7 @@ impl Segments {
             record_len: record.len,
             ordinal: self.records,
             start: self.len,
+            vouched: OnceLock::new(),
         };
         let mut rest = None;
         if !single {
@@ -171,8 +184,16 @@ impl Segments {
                 Clock::new(run, 1).ok_or_else(|| Error::damaged("a record header stands outside of its block"))?;
             let origin = data.place(behind.block).ok().flatten();
             let (ordinal, start) = (self.records, self.len);
-            let segment =
-                Segment { first: behind, clock: Arc::new(clock), origin, count: 1, record_len: len, ordinal, start };
+            let segment = Segment {
+                first: behind,
+                clock: Arc::new(clock),
+                origin,
+                count: 1,
+                record_len: len,
+                ordinal,
+                start,
+                vouched: OnceLock::new(),
+            };
             self.end = segment.at(1).ok_or_else(too_long)?;
             self.push(segment)?;
         } else if single {

@@ -53,6 +53,11 @@ pub fn shown(command: &Command) -> String {
         .join(" ")
 }
 
+/// A path as a shell reads it.
+pub fn quoted_path(path: &Path) -> String {
+    quoted(&path.to_string_lossy())
+}
+
 /// `word` as a shell reads it back unchanged.
 pub fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);

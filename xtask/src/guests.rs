@@ -7,10 +7,14 @@ use std::process::{Child, Command};
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::cmd;
+use crate::cmd::{self, quoted_path};
 
 /// Environment variable by which tests find the images.
 pub const VARIABLE: &str = "REVENANT_GUEST_IMAGES";
+
+/// Environment variable by which tests find the guest with the kernel's clients, and where it is made if nobody says.
+pub const CLIENT: &str = "REVENANT_GUEST";
+const CLIENT_FOLDER: &str = "target/lab/client-guest";
 
 /// What tests need.
 const FAMILIES: &str = "ext xfs btrfs ntfs fat exfat zfs lvm disks";
@@ -37,14 +41,28 @@ pub fn begin() -> Result<Child> {
     let log = folder().with_extension("log");
     // One after the other, so that a family which cannot be made keeps no other away.
     let maker = maker()?;
+    let client = client().map(|folder| {
+        let script = cmd::root().join("tests/lab/make-client-guest.sh");
+        format!("{} build {} || failed=1; ", quoted_path(&script), quoted_path(&folder))
+    });
     let line = format!(
-        "failed=0; for family in {FAMILIES}; do {} $family || failed=1; done; exit $failed",
+        "failed=0; {}for family in {FAMILIES}; do {} $family || failed=1; done; exit $failed",
+        client.unwrap_or_default(),
         cmd::shown(&maker)
     );
     let mut script = cmd::command("sh", ["-c", &line]);
     println!("test: making guest images in {} (what comes of it: {})", folder().display(), log.display());
     let out = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
     script.stdout(out.try_clone()?).stderr(out).spawn().context("cannot start the maker of guest images")
+}
+
+/// The folder of the guest with the kernel's clients, where it exists or can be made.
+pub fn client() -> Option<PathBuf> {
+    if let Some(folder) = std::env::var_os(CLIENT) {
+        return Some(folder.into());
+    }
+    let makes = nix::unistd::geteuid().is_root() && cmd::find("mmdebstrap").is_some();
+    makes.then(|| cmd::root().join(CLIENT_FOLDER))
 }
 
 /// Waits until they are made. A machine that cannot make some (no loop devices, not root) skips their tests.

@@ -10,10 +10,6 @@ use crate::{cmd, guests, setup};
 /// Environment variable by which tests find the whole corpus of volumes.
 const TESTDATA: &str = "REVENANT_TESTDATA";
 
-/// Environment variable by which tests find the guest with the kernel's clients, and where it is made if nobody says.
-const GUEST: &str = "REVENANT_GUEST";
-const GUEST_FOLDER: &str = "target/lab/client-guest";
-
 /// What to run.
 #[derive(Debug, Args)]
 pub struct Options {
@@ -48,9 +44,6 @@ pub fn run(options: &Options) -> Result<()> {
             Some(folder) => println!("test: {TESTDATA}={}", folder.to_string_lossy()),
             None => println!("test: {TESTDATA} is not set: only the volumes in tests/data are read"),
         }
-        if std::env::var_os(GUEST).is_none() && nix::unistd::geteuid().is_root() && cmd::find("mmdebstrap").is_some() {
-            tests.env(GUEST, cmd::root().join(GUEST_FOLDER));
-        }
     }
     if !options.quick {
         // Making them is mostly waiting; compiling is not.
@@ -59,6 +52,7 @@ pub fn run(options: &Options) -> Result<()> {
         guests::finish(maker)?;
         built?;
         tests.env(guests::VARIABLE, guests::folder());
+        tests.envs(guests::client().map(|folder| (guests::CLIENT, folder)));
     }
     cmd::run(&mut tests)?;
     if !options.quick {

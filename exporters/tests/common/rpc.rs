@@ -95,9 +95,17 @@ impl Client {
     }
 
     pub fn send(&mut self, message: &[u8]) {
-        let mut record = (message.len() as u32 | 1 << 31).to_be_bytes().to_vec();
-        record.extend_from_slice(message);
-        self.stream.write_all(&record).unwrap();
+        self.send_together(&[message.to_vec()]);
+    }
+
+    /// Sends messages in one piece, so that the server finds them all at once.
+    pub fn send_together(&mut self, messages: &[Vec<u8>]) {
+        let mut records = Vec::new();
+        for message in messages {
+            records.extend_from_slice(&(message.len() as u32 | 1 << 31).to_be_bytes());
+            records.extend_from_slice(message);
+        }
+        self.stream.write_all(&records).unwrap();
     }
 
     /// The next reply; `None` when the server has hung up.

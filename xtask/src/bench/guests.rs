@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 
 use super::groups::Bench;
 use super::table::Table;
-use crate::cmd::{self, quoted};
+use crate::cmd::{self, quoted, quoted_path};
 use crate::guests;
 
 /// Images with one file of 1 GiB and a folder of 100,000 entries, and how the kernel mounts them; `None` where it cannot.
@@ -33,9 +33,9 @@ pub fn guests(bench: &Bench) -> Result<Vec<Table>> {
     for (name, options) in found {
         let image = folder.join(format!("{name}.raw"));
         let root = format!("images/{name}.raw/files/whole");
-        let ours = |words: &str| format!("{} --image {} {words}", quoted(&bench.revenant), shown(&image));
+        let ours = |words: &str| format!("{} --image {} {words}", quoted(&bench.revenant), quoted_path(&image));
         // Pages of the image that are not in memory would measure the disk below.
-        let warm = format!("cat {} >/dev/null", shown(&image));
+        let warm = format!("cat {} >/dev/null", quoted_path(&image));
         bench.measure(&mut first, name, Some(&warm), &format!("{} >/dev/null", ours(&format!("ls {root}"))), None);
         bench.measure(
             &mut large,
@@ -78,7 +78,7 @@ pub fn guests(bench: &Bench) -> Result<Vec<Table>> {
     }
     let raw = folder.join("big-ext4.raw");
     if raw.exists() {
-        let line = format!("head -c 1G {} >/dev/null", shown(&raw));
+        let line = format!("head -c 1G {} >/dev/null", quoted_path(&raw));
         bench.measure(&mut content, "limit: the same number of bytes of the raw image", None, &line, Some(1 << 30));
     }
     Ok(vec![first, large, content])
@@ -94,11 +94,7 @@ struct Mount<'a> {
 impl Mount<'_> {
     fn line(&self, what: &str) -> String {
         let Self { image, options, point } = self;
-        let image = shown(image);
+        let image = quoted_path(image);
         format!("M={point}; mkdir -p \"$M\" && mount -o loop,{options} {image} \"$M\" && {what}; umount \"$M\"")
     }
-}
-
-fn shown(path: &Path) -> String {
-    quoted(&path.to_string_lossy())
 }

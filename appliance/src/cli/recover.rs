@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use crate::recovery::record::Door;
+use crate::{guest_fix, recovery::record::Door};
 
 /// What to recover, or what to do with a recovery.
 #[derive(Debug, Args)]
@@ -34,6 +34,10 @@ pub struct RecoverStart {
     /// Bytes that the overlay of each disk may take
     #[arg(long, value_name = "BYTES")]
     pub overlay_quota: Option<u64>,
+    /// Mend the guest, in the overlay, for the devices of a hypervisor: drivers in its initramfs, lasting names of disks,
+    /// drivers that Windows starts at boot (needs libguestfs-tools)
+    #[arg(long, value_enum, value_name = "HYPERVISOR", num_args = 0..=1, require_equals = true, default_missing_value = "kvm")]
+    pub fix_guest: Option<guest_fix::Target>,
     /// End by itself after so many minutes (see `renew`)
     #[arg(long, value_name = "MINUTES")]
     pub lease: Option<u64>,

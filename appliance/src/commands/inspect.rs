@@ -54,12 +54,8 @@ struct Machine<'a> {
 
 impl<'a> Machine<'a> {
     fn of(sources: &'a [DiskSource]) -> Result<Self> {
-        let disks: Vec<(String, Arc<dyn BlockDevice>)> = sources
-            .iter()
-            .map(|s| (s.label.clone(), Arc::<Disk>::clone(&s.image.disk) as Arc<dyn BlockDevice>))
-            .collect();
         let allocated = sources.iter().map(|s| allocated(s.image.disk.as_ref())).collect::<Result<_>>()?;
-        let survey = partitions::survey(&disks);
+        let survey = survey(sources);
         let system = system(&survey);
         Ok(Self { sources, allocated, survey, system })
     }
@@ -225,12 +221,30 @@ impl<'a> Machine<'a> {
 }
 
 /// Who the guest on these volumes is. Filesystems that cannot be opened say nothing.
-fn system(survey: &Survey) -> Option<System> {
-    let opened: Vec<_> = guestfs::find(&survey.volumes)
-        .iter()
-        .filter_map(|found| Some((survey.volumes.get(*found.volumes.first()?)?, found.open().ok()?)))
-        .collect();
-    os::identify(&survey.disks, &opened)
+/// The volumes of the disks of one machine.
+pub fn survey(sources: &[DiskSource]) -> Survey {
+    let device = |disk: &Arc<Disk>| -> Arc<dyn BlockDevice> { Arc::<Disk>::clone(disk) };
+    let disks: Vec<_> = sources.iter().map(|s| (s.label.clone(), device(&s.image.disk))).collect();
+    partitions::survey(&disks)
+}
+
+/// The system of the guest whose volumes these are; its mounts are of volumes of `survey`.
+pub fn system(survey: &Survey) -> Option<System> {
+    let mut numbers = Vec::new();
+    let mut opened = Vec::new();
+    for found in guestfs::find(&survey.volumes) {
+        let number = found.volumes.first().copied();
+        if let (Some(number), Some(volume), Ok(fs)) = (number, number.and_then(|n| survey.volumes.get(n)), found.open())
+        {
+            numbers.push(number);
+            opened.push((volume, fs));
+        }
+    }
+    let mut system = os::identify(&survey.disks, &opened)?;
+    for mount in &mut system.mounts {
+        mount.volume = numbers.get(mount.volume).copied().unwrap_or(usize::MAX);
+    }
+    Some(system)
 }
 
 /// Bytes that a disk stores.

@@ -55,6 +55,7 @@ fn wish(cli: &Cli, start: &RecoverStart) -> Result<Wish> {
         door: start.through,
         listen: start.listen.clone(),
         quota: start.overlay_quota,
+        fix: start.fix_guest,
         lease: start.lease.map(|minutes| minutes.saturating_mul(60)),
     })
 }

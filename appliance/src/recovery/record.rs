@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::cli::Sources;
+use crate::{cli::Sources, guest_fix};
 
 /// How far a session has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,6 +87,10 @@ pub struct Record {
     pub disks: Vec<DiskRecord>,
     /// Bytes that each overlay may take.
     pub quota: Option<u64>,
+    /// The hypervisor for whose devices the guest is mended.
+    pub fix: Option<guest_fix::Target>,
+    /// It has been.
+    pub fixed: bool,
 }
 
 /// A disk of a session.

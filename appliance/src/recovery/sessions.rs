@@ -22,7 +22,7 @@ use super::{
 use crate::{
     cli::Sources,
     commands::{Opened, open_sources, source::Disks},
-    output,
+    guest_fix, output,
 };
 
 /// What is to be recovered, and how.
@@ -36,6 +36,7 @@ pub struct Wish {
     pub quota: Option<u64>,
     /// Seconds.
     pub lease: Option<u64>,
+    pub fix: Option<guest_fix::Target>,
 }
 
 /// The sessions of a state folder. One process has them at a time.
@@ -77,6 +78,8 @@ impl Sessions {
             addresses: Vec::new(),
             disks,
             quota: wish.quota,
+            fix: wish.fix,
+            fixed: false,
         };
         let lock = self.lock_of(&id);
         let guard = lock.lock();
@@ -101,6 +104,13 @@ impl Sessions {
         if !self.live.lock().contains_key(&record.id) {
             let live = Live::open(&mut record, opened, &self.store, step)?;
             self.live.lock().insert(record.id.clone(), Arc::new(live));
+            self.store.put(&record)?;
+        }
+        let live = self.live.lock().get(&record.id).map(Arc::clone);
+        if let (Some(live), Some(target), false) = (&live, record.fix, record.fixed) {
+            live.fix(&record, &self.store.session_folder(&record.id), target, step)?;
+            record.fixed = true;
+            self.store.put(&record)?;
         }
         if record.state == State::Preparing {
             record.state = State::Ready;

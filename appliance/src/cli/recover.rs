@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
+use blockdev::{Error, Result};
 use clap::{Args, Subcommand};
+use hv_drivers::qemu::{Forward, Network, Settings};
 
 use crate::{guest_fix, recovery::record::Door};
 
@@ -25,6 +27,24 @@ pub struct RecoverStart {
     /// Machine, its newest point or the one whose time begins so; or a point in the tree (machines/..., images/...)
     #[arg(value_name = "MACHINE[@TIME]")]
     pub target: Option<String>,
+    /// Who runs the machine: nobody (its disks are only served), or QEMU on this host
+    #[arg(long = "on", value_enum, value_name = "HYPERVISOR", default_value = "none")]
+    pub hypervisor: Hypervisor,
+    /// Its network: `isolated` (it reaches nobody), `nat`, `none`, or `bridge:NAME` of this host
+    #[arg(long, value_name = "NETWORK", default_value = "isolated", value_parser = network, help_heading = "Machine")]
+    pub network: Network,
+    /// Lead PORT of this host's loopback to a TCP port of the guest
+    #[arg(long, value_name = "PORT:GUEST-PORT", value_parser = forward, help_heading = "Machine")]
+    pub forward: Vec<Forward>,
+    /// Keep the addresses of its network cards also where others are
+    #[arg(long, help_heading = "Machine")]
+    pub keep_macs: bool,
+    /// Memory, whatever its description says
+    #[arg(long, value_name = "MIB", help_heading = "Machine")]
+    pub memory: Option<u64>,
+    /// Processors, whatever its description says
+    #[arg(long, value_name = "N", help_heading = "Machine")]
+    pub cpus: Option<u32>,
     /// Protocol by which the disks are served
     #[arg(long, value_enum, value_name = "PROTOCOL", default_value = "nbd")]
     pub through: Door,
@@ -46,6 +66,58 @@ pub struct RecoverStart {
     pub quote: bool,
 }
 
+/// Who runs a recovered machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Hypervisor {
+    /// Nobody: its disks are served
+    None,
+    /// QEMU on this host, by KVM where that works
+    Qemu,
+}
+
+impl RecoverStart {
+    /// How QEMU runs the machine; `None` if it does not.
+    ///
+    /// # Errors
+    ///
+    /// When a network that leads nowhere is to have ports led into it.
+    pub fn qemu(&self) -> Result<Option<Settings>> {
+        if self.hypervisor == Hypervisor::None {
+            return Ok(None);
+        }
+        let network = match (&self.network, self.forward.is_empty()) {
+            (network, true) => network.clone(),
+            (Network::Isolated(_), false) => Network::Isolated(self.forward.clone()),
+            (Network::Nat(_), false) => Network::Nat(self.forward.clone()),
+            (Network::None | Network::Bridge(_), false) => {
+                return Err(Error::invalid("--forward leads into an isolated or a NAT network only"));
+            }
+        };
+        Ok(Some(Settings {
+            network,
+            keep_macs: self.keep_macs,
+            memory_mib: self.memory,
+            cpus: self.cpus,
+            ..Settings::default()
+        }))
+    }
+}
+
+fn network(text: &str) -> std::result::Result<Network, String> {
+    match (text, text.strip_prefix("bridge:")) {
+        ("isolated", _) => Ok(Network::Isolated(Vec::new())),
+        ("nat", _) => Ok(Network::Nat(Vec::new())),
+        ("none", _) => Ok(Network::None),
+        (_, Some(name)) if !name.is_empty() => Ok(Network::Bridge(name.to_owned())),
+        _ => Err("it is `isolated`, `nat`, `none` or `bridge:NAME`".to_owned()),
+    }
+}
+
+fn forward(text: &str) -> std::result::Result<Forward, String> {
+    let ports = text.split_once(':').and_then(|(host, guest)| Some((host.parse().ok()?, guest.parse().ok()?)));
+    ports.map(|(host, guest)| Forward { host, guest }).ok_or_else(|| "it is PORT:GUEST-PORT".to_owned())
+}
+
 /// What to do with a recovery.
 #[derive(Debug, Subcommand)]
 pub enum RecoverAction {
@@ -60,6 +132,17 @@ pub enum RecoverAction {
     Stop {
         /// Its name
         id: String,
+    },
+    /// Move the disks of its machine, while that runs, to files that stay; compare them, and end the recovery
+    Migrate {
+        /// Its name
+        id: String,
+        /// A folder for the disks' files
+        #[arg(long, value_name = "DIR")]
+        to: PathBuf,
+        /// Format of the files
+        #[arg(long, value_name = "FORMAT", default_value = "qcow2", value_parser = ["qcow2", "raw"])]
+        format: String,
     },
     /// Give one more time
     Renew {

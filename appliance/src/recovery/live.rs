@@ -4,7 +4,7 @@ use std::{
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use blockdev::{
@@ -44,8 +44,10 @@ pub struct Live {
     pub disks: Vec<LiveDisk>,
     /// The door for this machine first, the one that was asked for last.
     serving: Mutex<Vec<Box<dyn Serving>>>,
+    /// Somebody wants the session to end: what takes long gives up.
+    pub is_ending: AtomicBool,
     // Last: the volumes stay open as long as the disks.
-    opened: Arc<Opened>,
+    pub opened: Arc<Opened>,
 }
 
 /// What a session has done so far, since the daemon began.
@@ -112,7 +114,7 @@ impl Live {
                 disk.uri = Some(asked.uri(&disk.name));
             }
         }
-        Ok(Self { disks, serving: Mutex::new(serving), opened: Arc::clone(opened) })
+        Ok(Self { disks, serving: Mutex::new(serving), is_ending: AtomicBool::new(false), opened: Arc::clone(opened) })
     }
 
     /// Mends the guest for the devices of `target`, in the overlays. What it was given before is written again.
@@ -121,14 +123,18 @@ impl Live {
     ///
     /// When no system is found, or it cannot be written to.
     pub fn fix(&self, record: &Record, folder: &Path, target: guest_fix::Target, step: &dyn Fn(&str)) -> Result<()> {
-        let sources: Vec<_> = self.disks.iter().map(|disk| disk.source.clone()).collect();
-        let plan = guest_fix::plan(&self.opened, &format!("{}/files", record.point), &sources, target)?;
+        let plan = guest_fix::plan(&self.opened, &format!("{}/files", record.point), &self.sources(), target)?;
         plan.notes.iter().for_each(|note| step(&format!("guest: {note}")));
         plan.edits.iter().for_each(|edit| step(&format!("guest fix: {}", edit.why)));
         let socket = nbd::socket(folder);
         let place =
             |disk: &LiveDisk| Place { at: format!("nbd:///{}?socket={}", disk.name, socket.display()), format: "raw" };
         guest_fix::apply::apply(&plan, &self.disks.iter().map(place).collect::<Vec<_>>())
+    }
+
+    /// The disks as they are in the backup.
+    pub fn sources(&self) -> Vec<DiskSource> {
+        self.disks.iter().map(|disk| disk.source.clone()).collect()
     }
 
     pub fn figures(&self) -> Figures {

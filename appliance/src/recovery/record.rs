@@ -8,6 +8,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use hv_drivers::{driver::Target, qemu::Settings};
 use serde::{Deserialize, Serialize};
 
 use crate::{cli::Sources, guest_fix};
@@ -63,7 +64,7 @@ pub enum Door {
 }
 
 /// One recovery in progress.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Record {
     /// Its name: the machine's and a number that is used once.
     pub id: String,
@@ -91,6 +92,12 @@ pub struct Record {
     pub fix: Option<guest_fix::Target>,
     /// It has been.
     pub fixed: bool,
+    /// How QEMU runs the machine; `None`: somebody else does.
+    pub qemu: Option<Settings>,
+    /// Where its disks are being moved.
+    pub targets: Vec<Target>,
+    /// They have been, and the machine stays when the session ends.
+    pub moved: bool,
 }
 
 /// A disk of a session.

@@ -20,7 +20,7 @@ mod windows;
 use std::sync::Arc;
 
 use blockdev::{Error, Result};
-use guestfs::os::{Family, System};
+use guestfs::os::{self, Family, System};
 use serde::{Deserialize, Serialize};
 use vfs::node::Node;
 
@@ -84,7 +84,8 @@ pub struct Plan {
 /// When no system is found on the disks, or its files cannot be read.
 pub fn plan(opened: &Opened, files: &str, disks: &[DiskSource], target: Target) -> Result<Plan> {
     let survey = inspect::survey(disks);
-    let system = inspect::system(&survey)
+    let system = os::examine(&survey)
+        .system
         .ok_or_else(|| Error::not_found("no operating system is found on these disks: nothing can be fixed"))?;
     let names = devices::Devices::new(disks, &survey);
     let mut plan = match system.family {

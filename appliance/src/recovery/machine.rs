@@ -6,6 +6,7 @@
 use std::{path::Path, thread, time::Duration};
 
 use blockdev::{Error, Result};
+use guestfs::os;
 use hv_drivers::{
     driver::{DiskSource, State as Power, Target},
     machine::{Disk, Firmware, Machine},
@@ -56,11 +57,9 @@ pub fn described(opened: &Opened, record: &Record, disks: &[Source]) -> Result<M
     };
     machine.disks = record.disks.iter().map(|disk| &disk.name).enumerate().map(of).collect();
     if machine.firmware.is_none() {
-        let survey = inspect::survey(disks);
-        let system = inspect::system(&survey).and_then(|system| system.firmware);
-        machine.firmware = system.map(|firmware| match firmware {
-            guestfs::os::Firmware::Uefi => Firmware::Uefi,
-            guestfs::os::Firmware::Bios | guestfs::os::Firmware::Either => Firmware::Bios,
+        machine.firmware = os::examine(&inspect::survey(disks)).firmware.map(|firmware| match firmware {
+            os::Firmware::Uefi => Firmware::Uefi,
+            os::Firmware::Bios | os::Firmware::Either => Firmware::Bios,
         });
     }
     Ok(machine)

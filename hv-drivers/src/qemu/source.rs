@@ -86,5 +86,6 @@ pub fn secret(name: &str) -> String {
 ///
 /// When it is no text.
 pub fn path(path: &std::path::Path) -> Result<&str> {
-    path.to_str().ok_or_else(|| Error::invalid(format!("QEMU cannot be told the path {}: it is no UTF-8", path.display())))
+    path.to_str()
+        .ok_or_else(|| Error::invalid(format!("QEMU cannot be told the path {}: it is no UTF-8", path.display())))
 }

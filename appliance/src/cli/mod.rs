@@ -7,7 +7,7 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-pub use export::{NbdOptions, NfsOptions, Protocol, SmbOptions};
+pub use export::{DatastoreOptions, NbdOptions, NfsOptions, Protocol, SmbOptions};
 
 /// Bacula backups that get up and walk: volumes as a filesystem, without staging and without Bacula.
 #[derive(Debug, Parser)]

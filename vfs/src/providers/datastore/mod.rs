@@ -53,7 +53,7 @@ use self::{
     scratch::{Room, Scratch},
 };
 use super::ino;
-use crate::node::{Changes, Kind as NodeKind, Node, OpenFile, Space, WritableFile};
+use crate::node::{Changes, Kind as NodeKind, Node, OpenFile, Space};
 
 /// Clients' files that are kept open.
 const OPEN_FILES: usize = 256;

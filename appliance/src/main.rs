@@ -3,8 +3,10 @@
 mod cli;
 mod commands;
 mod config;
+mod daemon;
 mod output;
 mod progress;
+mod recovery;
 
 use std::process::ExitCode;
 

@@ -16,8 +16,8 @@ use vfs::{
     providers::disks::{self, NodeFolder},
 };
 
-use super::{Opened, open};
-use crate::cli::Cli;
+use super::{Opened, open_sources};
+use crate::cli::{Cli, Sources};
 
 /// The folders at the top of the tree.
 const TOPS: [&str; 4] = ["jobs", "clients", "machines", "images"];
@@ -49,13 +49,18 @@ impl DiskSource {
 
 /// Finds disks by what the user calls them; the volumes are opened when the first is in the tree.
 pub struct Disks<'a> {
-    cli: &'a Cli,
-    opened: OnceCell<Opened>,
+    sources: &'a Sources,
+    opened: OnceCell<Arc<Opened>>,
 }
 
 impl<'a> Disks<'a> {
     pub const fn new(cli: &'a Cli) -> Self {
-        Self { cli, opened: OnceCell::new() }
+        Self { sources: &cli.sources, opened: OnceCell::new() }
+    }
+
+    /// Those of sources that are open.
+    pub fn opened(sources: &'a Sources, opened: Arc<Opened>) -> Self {
+        Self { sources, opened: OnceCell::from(opened) }
     }
 
     /// The disk that `name` is: a path of the tree, or else a file of the host. `format` is that of the image where its
@@ -127,10 +132,10 @@ impl<'a> Disks<'a> {
     /// When it cannot be opened.
     pub fn tree(&self) -> Result<&Opened> {
         if self.opened.get().is_none() {
-            let opened = open(self.cli)?;
-            let _only_here = self.opened.set(opened);
+            let opened = open_sources(self.sources)?;
+            let _only_here = self.opened.set(Arc::new(opened));
         }
-        self.opened.get().ok_or_else(|| Error::invalid("the tree is not open"))
+        self.opened.get().map(Arc::as_ref).ok_or_else(|| Error::invalid("the tree is not open"))
     }
 
     fn of_file(&self, label: &str, file: &dyn File, format: Option<Format>) -> Result<Vec<DiskSource>> {

@@ -54,7 +54,7 @@ pub fn tree(sources: &Sources) -> Result<Tree> {
     let mut machines = None;
     if let Some(archive) = &sources.archive {
         let shared = stored::Shared::new(archive);
-        since = shared.since;
+        since = shared.since();
         let points = points::PointSet::new(&shared);
         let all = machines::Machines::new(Arc::clone(&points));
         tops.push((b"jobs", Arc::new(jobs::Jobs::new(Arc::clone(&shared)))));

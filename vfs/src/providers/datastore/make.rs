@@ -15,6 +15,8 @@ use std::{
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
+    time::{Duration, Instant},
 };
 
 use blockdev::{
@@ -35,6 +37,8 @@ use crate::node::is_name;
 const OVERHEAD: u64 = 1 << 30;
 /// Lengths of files that grow are multiples of it.
 const UNIT: u64 = 1 << 16;
+/// How long is waited for a folder that is in use.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// Mode of the topmost folder, and of what is in it at first.
 const FOLDER_MODE: u32 = 0o770;
 const FILE_MODE: u32 = 0o660;
@@ -73,10 +77,7 @@ pub fn open(folder: &Path, sources: &[DiskSource], settings: &Settings) -> Resul
     let failed = |e| Error::io(format!("cannot use the folder {}", folder.display()), e);
     DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
     let lock = File::open(folder).map_err(failed)?;
-    flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-        let shown = folder.display();
-        Error::new(ErrorKind::Locked, format!("the folder {shown} is in use by another process: end that one first"))
-    })?;
+    locked(&lock, folder)?;
     let shapes: Vec<_> = sources.iter().map(|source| Shape { source, kind: settings.kind, folder }).collect();
     let record = match Record::read(folder)? {
         Some(record) if record.complete => {
@@ -95,6 +96,20 @@ pub fn open(folder: &Path, sources: &[DiskSource], settings: &Settings) -> Resul
     let limits = record.disks.iter().map(|disk| disk.limit);
     let disks = shapes.iter().zip(limits).map(|(shape, limit)| shape.open(limit, settings)).collect::<Result<_>>()?;
     Ok(Opened { record, files, disks, lock })
+}
+
+/// Take the folder for this process alone. Threads of one that just ended it may hold it for a moment longer.
+fn locked(lock: &File, folder: &Path) -> Result<()> {
+    let until = Instant::now() + PATIENCE;
+    while flock(lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if Instant::now() > until {
+            let shown = folder.display();
+            let message = format!("the folder {shown} is in use by another process: end that one first");
+            return Err(Error::new(ErrorKind::Locked, message));
+        }
+        thread::sleep(PATIENCE / 50);
+    }
+    Ok(())
 }
 
 fn check(sources: &[DiskSource], kind: Kind) -> Result<()> {

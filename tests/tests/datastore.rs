@@ -81,7 +81,7 @@ impl Machine {
 
 /// What libnfs calls a path of the server.
 fn url(port: u64, path: &str) -> OsString {
-    format!("nfs://127.0.0.1/{path}?version=3&nfsport={port}&mountport={port}").into()
+    format!("nfs://127.0.0.1/datastore/{path}?version=3&nfsport={port}&mountport={port}").into()
 }
 
 fn tool(program: &str, args: &[&OsStr]) -> Run {
@@ -191,10 +191,10 @@ fn qemu_driver() {
         printf '%s\n' 'qemu-io d "write -P 7 1M 192k"' 'qemu-io d "write -P 8 40M 1M"' 'qemu-io d "flush"' \
             'qemu-io d "read -P 7 1M 192k"' 'qemu-io d "read -P 8 40M 1M"' quit |
             timeout 120 qemu-system-x86_64 -M none -nodefaults -display none -monitor stdio \
-            -drive "if=none,id=d,format=$DRIVER,file=nfs://127.0.0.1/$FILE" >"$OUT/qemu" 2>&1
+            -drive "if=none,id=d,format=$DRIVER,file=nfs://127.0.0.1/datastore/$FILE" >"$OUT/qemu" 2>&1
         result=$?
         rm -f "$OUT"/copy*
-        for file in $FILES; do nfs-cp "nfs://127.0.0.1/$file" "$OUT/$file" >/dev/null || result=99; done
+        for file in $FILES; do nfs-cp "nfs://127.0.0.1/datastore/$file?version=3" "$OUT/$file" >/dev/null || result=99; done
         kill $server; wait $server || exit 78
         cat "$OUT/qemu"
         exit $result

@@ -93,6 +93,9 @@ pub struct DatastoreOptions {
 pub struct NfsOptions {
     #[command(flatten)]
     pub datastore: DatastoreOptions,
+    /// What clients mount the folder as
+    #[arg(long, value_name = "NAME", default_value = "datastore", requires = "overlay", help_heading = "Writing")]
+    pub name: String,
     /// Clients cannot write: so it is without --overlay
     #[arg(long, conflicts_with = "overlay", help_heading = "Writing")]
     pub read_only: bool,

@@ -38,6 +38,9 @@ pub enum Squash {
 /// How a directory is served.
 #[derive(Clone)]
 pub struct ExportOptions {
+    /// What clients mount it as, beside `/`: some (libnfs, and QEMU with it) cannot use files of a folder without a name.
+    /// `None`: nothing.
+    pub name: Option<String>,
     /// Clients may change what can be changed.
     pub writable: bool,
     /// As whom users act.
@@ -53,6 +56,7 @@ pub struct ExportOptions {
 impl Default for ExportOptions {
     fn default() -> Self {
         Self {
+            name: None,
             writable: false,
             squash: Squash::None,
             ignore_permissions: false,
@@ -90,6 +94,11 @@ impl Export {
         let report = Report::new(options.log.clone());
         let verifier = AtomicU64::new(RandomState::new().build_hasher().finish());
         Ok(Self { places: Places::new(root)?, contents: Cache::new(OPEN_FILES), report, options, verifier })
+    }
+
+    /// What it is mounted as, beside `/`.
+    pub(super) fn name(&self) -> &str {
+        self.options.name.as_deref().unwrap_or_default()
     }
 
     /// Whether clients may change anything.

@@ -21,6 +21,9 @@ pub fn run(cli: &Cli, path: Option<&OsStr>, options: &NfsOptions) -> Result<u8> 
     let clients = Clients::new(options.allow.iter().map(String::as_str), options.privileged_ports)?;
     let mut signals = signals()?;
     let sockets = sockets(options)?;
+    if options.name.is_empty() || options.name.contains('/') {
+        return Err(Error::invalid(format!("{:?} cannot be the name of a folder", options.name)));
+    }
     let mut settings = ExportOptions {
         squash: squash(options)?,
         ignore_permissions: options.ignore_permissions,
@@ -32,6 +35,7 @@ pub fn run(cli: &Cli, path: Option<&OsStr>, options: &NfsOptions) -> Result<u8> 
     let root = match &datastore {
         Some(datastore) => {
             settings.writable = true;
+            settings.name = Some(options.name.clone());
             datastore.root()
         }
         None => {
@@ -109,6 +113,10 @@ fn tell(cli: &Cli, addresses: &[Address], path: &OsStr, options: &NfsOptions) ->
     let mut out = std::io::stdout();
     let mut lines = String::new();
     let source = path.to_string_lossy();
+    let mounted = match &options.datastore.overlay {
+        Some(_) => format!("/{}", options.name),
+        None => "/".to_owned(),
+    };
     for address in addresses {
         let Address::Tcp(tcp) = address else { continue };
         let port = tcp.port();
@@ -118,7 +126,7 @@ fn tell(cli: &Cli, addresses: &[Address], path: &OsStr, options: &NfsOptions) ->
                 "address": tcp.ip().to_string(),
                 "port": port,
                 "mount_port": mount_port,
-                "path": "/",
+                "path": mounted,
                 "source": source,
                 "read_only": options.datastore.overlay.is_none(),
                 "allow": options.allow,
@@ -128,7 +136,7 @@ fn tell(cli: &Cli, addresses: &[Address], path: &OsStr, options: &NfsOptions) ->
             let host = host(tcp.ip());
             let access = if options.datastore.overlay.is_some() { "rw" } else { "ro" };
             lines.push_str(&format!(
-                "mount -t nfs -o {access},vers=3,proto=tcp,nolock,port={port},mountport={mount_port} {host}:/ /mnt\n"
+                "mount -t nfs -o {access},vers=3,proto=tcp,nolock,port={port},mountport={mount_port} {host}:{mounted} /mnt\n"
             ));
         }
     }

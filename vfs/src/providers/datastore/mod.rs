@@ -258,8 +258,8 @@ impl Shared {
 
     /// The last name of a node was removed; the node had this length.
     fn forget(&self, ino: u64, size: u64) {
-        if !self.disks.contains_key(&ino) {
-            self.opened.remove(&ino);
+        // Of a file that is open the room comes back when it is closed.
+        if !self.disks.contains_key(&ino) && self.opened.remove(&ino).is_none() {
             self.room.count(size, 0);
         }
     }

@@ -3,7 +3,10 @@
 use std::{
     fs::File,
     os::{fd::AsFd, unix::fs::FileExt},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use blockdev::{Error, ErrorKind, Result};
@@ -66,12 +69,12 @@ pub struct Scratch {
     file: File,
     /// One change at a time, so that each knows what was right before and after.
     changing: Mutex<()>,
-    room: std::sync::Arc<Room>,
+    room: Arc<Room>,
 }
 
 impl Scratch {
     /// The file `file` with the number `ino`.
-    pub const fn new(ino: u64, name: Vec<u8>, file: File, room: std::sync::Arc<Room>) -> Self {
+    pub const fn new(ino: u64, name: Vec<u8>, file: File, room: Arc<Room>) -> Self {
         Self { ino, name, file, changing: Mutex::new(()), room }
     }
 
@@ -86,6 +89,16 @@ impl Scratch {
         self.room.count(before.size, after.size);
         changed?;
         Ok(Update { before, after })
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Ok(is) = self.attributes()
+            && is.nlink == 0
+        {
+            self.room.count(is.size, 0);
+        }
     }
 }
 

@@ -103,7 +103,8 @@ fn names() {
     let dir = dir.unwrap();
     check_chain(&[first, third]);
     assert!(fourth.before.is_some() && fourth.after.is_some());
-    let (link, _) = client.make(10, &with(with(named(&root, b"link"), &nothing_set()), &Words::default().bytes(b"/etc")));
+    let (link, _) =
+        client.make(10, &with(with(named(&root, b"link"), &nothing_set()), &Words::default().bytes(b"/etc")));
     let link = link.unwrap();
     assert_eq!(Results(&client.nfs(5, &Words::default().bytes(&link))).u32(), 0);
     assert_eq!(client.create(&link, b"x"), Err(20), "a link is followed by clients only");

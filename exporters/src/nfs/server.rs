@@ -10,7 +10,8 @@ use std::{
 use blockdev::Result;
 
 use super::{
-    clients::Clients, export::Export, limits::Limits, portmap::Ports, replies::Replies, session::Programs, udp::Datagrams,
+    clients::Clients, export::Export, limits::Limits, portmap::Ports, replies::Replies, session::Programs,
+    udp::Datagrams,
 };
 use crate::net::{self, Address, Listener, Service, Transport};
 

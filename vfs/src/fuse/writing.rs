@@ -13,9 +13,7 @@ use super::{
     door::{BUFFER, Tree},
     handles::Content,
 };
-use crate::node::{
-    Attributes, Create, Dir, Made, Node, OpenFile, SetAttributes, SetTime, Space, Time, WritableDir,
-};
+use crate::node::{Attributes, Create, Dir, Made, Node, OpenFile, SetAttributes, SetTime, Space, Time, WritableDir};
 
 /// As in the kernel's interface.
 const O_EXCL: i32 = 0o200;
@@ -60,9 +58,7 @@ impl From<Setting> for SetAttributes {
 
 fn since_1970(time: SystemTime) -> Time {
     match time.duration_since(UNIX_EPOCH) {
-        Ok(after) => {
-            Time { seconds: i64::try_from(after.as_secs()).unwrap_or(i64::MAX), nanos: after.subsec_nanos() }
-        }
+        Ok(after) => Time { seconds: i64::try_from(after.as_secs()).unwrap_or(i64::MAX), nanos: after.subsec_nanos() },
         Err(before) => {
             let before = before.duration();
             let whole = i64::try_from(before.as_secs()).unwrap_or(i64::MAX);

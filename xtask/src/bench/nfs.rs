@@ -47,16 +47,22 @@ pub fn nfs(bench: &Bench) -> Result<Vec<Table>> {
     let (tree, name) = in_volume.rsplit_once('/').context("a path of the tree")?;
     let datastore = bench.scratch("datastore");
     let ours = bench.revenant(&big, &format!("export nfs {} --listen 127.0.0.1:20491", quoted(tree)));
-    let writable = bench.revenant(
-        &big,
-        &format!("export nfs {in_volume} --overlay {datastore} --format raw --listen 127.0.0.1:20492"),
-    );
+    let writable = bench
+        .revenant(&big, &format!("export nfs {in_volume} --overlay {datastore} --format raw --listen 127.0.0.1:20492"));
     let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
     let ganesha = format!("ganesha.nfsd -F -f {} -L {}", bench.scratch("ganesha.conf"), bench.scratch("ganesha.log"));
     let servers = [
         ("revenant, in the volume", &ours, format!("20491 20491 --export / --file {}", quoted(name))),
-        ("revenant, datastore", &writable, format!("20492 20492 --export /datastore --file {}", quoted(&format!("{stem}.raw")))),
-        ("nfs-ganesha, raw file", &ganesha, format!("20493 20494 --export {} --file {}", quoted(&folder), quoted(&file))),
+        (
+            "revenant, datastore",
+            &writable,
+            format!("20492 20492 --export /datastore --file {}", quoted(&format!("{stem}.raw"))),
+        ),
+        (
+            "nfs-ganesha, raw file",
+            &ganesha,
+            format!("20493 20494 --export {} --file {}", quoted(&folder), quoted(&file)),
+        ),
     ];
     let load = quoted(&std::env::current_exe()?.to_string_lossy());
     let mut script = format!(
@@ -69,7 +75,11 @@ pub fn nfs(bench: &Bench) -> Result<Vec<Table>> {
         script.push_str(&format!("for n in $(seq 600); do {probe} && break; sleep 0.1; done\n"));
     }
     for round in 0..bench.runs {
-        script.push_str(&format!("cat {} {} >/dev/null\n", quoted(&raw.to_string_lossy()), quoted(&big.volume.to_string_lossy())));
+        script.push_str(&format!(
+            "cat {} {} >/dev/null\n",
+            quoted(&raw.to_string_lossy()),
+            quoted(&big.volume.to_string_lossy())
+        ));
         for (number, (_, words, _)) in PATTERNS.iter().enumerate() {
             for (server, (_, _, place)) in servers.iter().enumerate() {
                 script.push_str(&format!(

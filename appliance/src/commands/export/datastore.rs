@@ -21,7 +21,8 @@ pub fn open(
     vmdk: Kind,
 ) -> Result<Option<Datastore>> {
     let Some(folder) = &options.overlay else { return Ok(None) };
-    let path = path.ok_or_else(|| Error::invalid("say whose disks: --overlay needs a path such as machines/NAME/@TIME"))?;
+    let path =
+        path.ok_or_else(|| Error::invalid("say whose disks: --overlay needs a path such as machines/NAME/@TIME"))?;
     let kind = match options.format.as_deref() {
         None => default,
         Some("vmdk") => vmdk,

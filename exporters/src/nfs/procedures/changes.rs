@@ -271,12 +271,7 @@ impl Work<'_> {
     }
 
     /// Make something in a directory by `make`, and answer.
-    fn make(
-        &mut self,
-        handle: &[u8],
-        name: &[u8],
-        make: impl FnOnce(&Self, &dyn WritableDir) -> Result<Made, Status>,
-    ) {
+    fn make(&mut self, handle: &[u8], name: &[u8], make: impl FnOnce(&Self, &dyn WritableDir) -> Result<Made, Status>) {
         let target = self.target(handle);
         let made = target.as_ref().map_err(|status| *status).and_then(|target| {
             self.may_change(target)?;

@@ -15,7 +15,9 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use blockdev::{BlockDevice, BlockSizes, Error, Extent, ExtentKind, MappedRun, ReadAt, Result, WriteAt, origin::Origin};
+use blockdev::{
+    BlockDevice, BlockSizes, Error, Extent, ExtentKind, MappedRun, ReadAt, Result, WriteAt, origin::Origin,
+};
 use parking_lot::{Mutex, RwLock};
 
 use super::host::{self, OrFailed, Target};

@@ -241,7 +241,8 @@ impl Shape<'_> {
             return Ok(content);
         }
         let size = self.disk().size();
-        let more = size.checked_add(size / 64).and_then(|n| n.checked_add(OVERHEAD)).and_then(|n| n.checked_add(content));
+        let more =
+            size.checked_add(size / 64).and_then(|n| n.checked_add(OVERHEAD)).and_then(|n| n.checked_add(content));
         let limit = more.and_then(|n| n.checked_next_multiple_of(UNIT)).filter(|&n| n <= i64::MAX as u64);
         limit.ok_or_else(|| Error::unsupported(format!("the disk {} is larger than a file can be", self.source.name)))
     }

@@ -193,9 +193,8 @@ impl WritableDir for Folder {
             }
             index.check_room(self.ino, name, None)?;
             let file = host::new_file(folder, name).or_failed("make", name)?;
-            let (node, attributes) = self.made(index, folder, name, || {
-                host::set(Target::Open(&file.as_fd()), &with_times(set, times), true)
-            })?;
+            let (node, attributes) = self
+                .made(index, folder, name, || host::set(Target::Open(&file.as_fd()), &with_times(set, times), true))?;
             Ok((node, Some(attributes)))
         })?;
         let (node, attributes) = made;
@@ -216,9 +215,7 @@ impl WritableDir for Folder {
         let ((node, attributes), dir) = self.change(|index, folder| {
             self.check_free(index, name)?;
             rustix::fs::mkdirat(folder, name, Mode::from_raw_mode(0o700)).or_failed("make", name)?;
-            self.made(index, folder, name, || {
-                host::set(Target::Open(&host::folder(folder, name)?.as_fd()), set, true)
-            })
+            self.made(index, folder, name, || host::set(Target::Open(&host::folder(folder, name)?.as_fd()), set, true))
         })?;
         Ok(Made { node, attributes, dir })
     }

@@ -59,7 +59,10 @@ impl Record {
         let bytes = if len > LEN_MAX { Vec::new() } else { fs::read(&path).map_err(failed)? };
         let record = serde_json::from_slice(&bytes).ok().and_then(|value| Self::parse(&value));
         record.map(Some).ok_or_else(|| {
-            Error::damaged(format!("{} was not written by this version, or was changed: name another folder", path.display()))
+            Error::damaged(format!(
+                "{} was not written by this version, or was changed: name another folder",
+                path.display()
+            ))
         })
     }
 
@@ -68,9 +71,8 @@ impl Record {
         if value.get("version")?.as_u64()? != VERSION {
             return None;
         }
-        let disk = |value: &Value| {
-            Some(RecordedDisk { name: text(value, "name")?, limit: value.get("limit")?.as_u64()? })
-        };
+        let disk =
+            |value: &Value| Some(RecordedDisk { name: text(value, "name")?, limit: value.get("limit")?.as_u64()? });
         Some(Self {
             id: text(value, "id")?,
             kind: text(value, "kind")?.parse().ok()?,

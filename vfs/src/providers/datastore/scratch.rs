@@ -54,7 +54,9 @@ impl Room {
         match self.quota {
             Some(quota) if more > 0 && self.used().saturating_add(more) > quota => Err(Error::new(
                 ErrorKind::NoSpace,
-                format!("the files of the datastore may hold {quota} bytes, and no more: remove some, or raise the quota"),
+                format!(
+                    "the files of the datastore may hold {quota} bytes, and no more: remove some, or raise the quota"
+                ),
             )),
             _ => Ok(()),
         }

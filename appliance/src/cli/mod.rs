@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use serde::{Deserialize, Serialize};
 
-pub use export::{NbdOptions, NfsOptions, Protocol, SmbOptions};
+pub use export::{DatastoreOptions, NbdOptions, NfsOptions, Protocol, SmbOptions};
 pub use recover::{Recover, RecoverAction, RecoverStart};
 
 /// Bacula backups that get up and walk: volumes as a filesystem, without staging and without Bacula.

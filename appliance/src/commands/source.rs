@@ -35,6 +35,19 @@ pub struct DiskSource {
     pub files: Option<String>,
 }
 
+impl DiskSource {
+    /// What it is called among `all` that are served together: its file's name without extension, unless another is called
+    /// so, too.
+    pub fn name(&self, all: &[Self]) -> String {
+        let stem = |s: &Self| {
+            let name = Path::new(&s.label).file_stem().map(|n| n.to_string_lossy().into_owned());
+            name.unwrap_or_else(|| s.label.clone())
+        };
+        let own = stem(self);
+        if all.iter().filter(|s| stem(s) == own).count() == 1 { own } else { self.label.clone() }
+    }
+}
+
 /// Finds disks by what the user calls them; the volumes are opened when the first is in the tree.
 pub struct Disks<'a> {
     sources: &'a Sources,

@@ -9,13 +9,14 @@ use super::fixtures::{Fixture, Fixtures, Kind};
 use super::guests;
 use super::lab::Lab;
 use super::measure;
+use super::nfs;
 use super::synthetic;
 use super::table::{Outcome, Table};
 use crate::cmd::{self, quoted};
 use crate::mounted::Mounted;
 
 /// The groups, by the name that selects them.
-pub const GROUPS: [(&str, Group); 9] = [
+pub const GROUPS: [(&str, Group); 10] = [
     ("list", list),
     ("first-byte", first_byte),
     ("sequential", sequential),
@@ -23,6 +24,7 @@ pub const GROUPS: [(&str, Group); 9] = [
     ("extract", extract),
     ("library", library),
     ("nbd", disks::nbd),
+    ("nfs", nfs::nfs),
     ("convert", disks::convert),
     ("guests", guests::guests),
 ];

@@ -11,6 +11,8 @@ mod guests;
 mod lab;
 pub mod measure;
 mod minimal_catalog;
+mod nfs;
+pub mod nfs_load;
 mod synthetic;
 mod table;
 
@@ -26,7 +28,7 @@ use groups::{Bench, GROUPS};
 /// What to measure and how.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// Groups to measure (list, first-byte, sequential, fuse, extract, library, nbd, convert, guests); all if none is named
+    /// Groups to measure (list, first-byte, sequential, fuse, extract, library, nbd, nfs, convert, guests); all if none is named
     names: Vec<String>,
     /// Where the benchmark volumes are, or will be made: about 25 GiB [default: target/bench]
     #[arg(long)]

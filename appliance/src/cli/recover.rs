@@ -48,9 +48,12 @@ pub struct RecoverStart {
     /// Protocol by which the disks are served
     #[arg(long, value_enum, value_name = "PROTOCOL", default_value = "nbd")]
     pub through: Door,
-    /// Serve at ADDRESS:PORT, too
+    /// Serve at ADDRESS:PORT [default: NBD at a socket of this machine, others at a free port of the loopback]
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<String>,
+    /// Machines that may connect, where the protocol has no better way: addresses and networks such as 192.168.7.0/24
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub allow: Vec<String>,
     /// Bytes that the overlay of each disk may take
     #[arg(long, value_name = "BYTES")]
     pub overlay_quota: Option<u64>,

@@ -80,6 +80,7 @@ fn wish(cli: &Cli, start: &RecoverStart) -> Result<Wish> {
         sources: absolute(&cli.sources)?,
         door: start.through,
         listen: start.listen.clone(),
+        allow: start.allow.clone(),
         quota: start.overlay_quota,
         qemu: start.qemu()?,
         fix: start.fix_guest,

@@ -31,7 +31,6 @@ use crate::{
 pub struct LiveDisk {
     pub name: String,
     /// What stands for the disk and this session: the same after a restart, another for each session.
-    #[expect(dead_code, reason = "for doors that name disks by themselves")]
     pub identity: String,
     pub disk: Arc<dyn WriteAt>,
     pub source: DiskSource,

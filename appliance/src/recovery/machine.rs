@@ -3,7 +3,7 @@
 //! QEMU is a process of its own in a folder of its own, `machines/<session>` of the state: it outlives the daemon, and once
 //! its disks have been moved, the session, too.
 
-use std::{path::Path, thread, time::Duration};
+use std::{net::SocketAddr, path::Path, thread, time::Duration};
 
 use blockdev::{Error, Result};
 use guestfs::os;
@@ -18,7 +18,10 @@ use hv_drivers::{
 use serde_json::{Value, json};
 use vfs::node::Node;
 
-use super::{doors::nbd, record::Record};
+use super::{
+    doors::nbd,
+    record::{DiskRecord, Door, Record},
+};
 use crate::{
     commands::{Opened, inspect, source::DiskSource as Source},
     output::size,
@@ -74,10 +77,24 @@ pub fn start(folder: &Path, session: &Path, record: &Record, machine: Machine, s
     if let Some(running) = Running::find(folder)? {
         return Ok(running);
     }
-    let socket = nbd::socket(session);
-    let disk = |name: &String| DiskSource::NbdUnix { socket: socket.clone(), export: name.clone() };
-    let disks = record.disks.iter().map(|d| disk(&d.name)).collect();
+    let disks = record.disks.iter().map(|disk| source(record, session, disk)).collect::<Result<_>>()?;
     qemu::start(folder, &Spec { machine, disks, settings: settings.clone() })
+}
+
+/// How QEMU reaches a disk: by the protocol that was asked for.
+fn source(record: &Record, session: &Path, disk: &DiskRecord) -> Result<DiskSource> {
+    let address = || -> Option<SocketAddr> { record.addresses.first()?.parse().ok() };
+    match (record.door, address()) {
+        (Door::Nfs, Some(address)) => Ok(DiskSource::Nfs {
+            host: address.ip().to_string(),
+            path: format!("/{}/{}-flat.vmdk", record.id, disk.name),
+            ports: Some((address.port(), address.port())),
+        }),
+        (Door::Nbd, _) => Ok(DiskSource::NbdUnix { socket: nbd::socket(session), export: disk.name.clone() }),
+        (door, _) => {
+            Err(Error::unsupported(format!("QEMU here has no way to disks through {door:?}; try --through nbd")))
+        }
+    }
 }
 
 /// How the machine is, for programs; null if there never was one.

@@ -83,6 +83,8 @@ pub struct Record {
     pub door: Door,
     /// Where else than in the session's folder the door is to be: ADDRESS:PORT.
     pub listen: Option<String>,
+    /// Machines that may connect: addresses and networks; empty: as the door has it.
+    pub allow: Vec<String>,
     /// Where the door is, once it was opened: there it is opened again.
     pub addresses: Vec<String>,
     pub disks: Vec<DiskRecord>,
@@ -115,6 +117,15 @@ impl Record {
     /// The name of a disk's overlay in the session's folder.
     pub fn overlay(&self, folder: &Path, disk: &DiskRecord) -> PathBuf {
         folder.join("overlays").join(format!("{}.qcow2", disk.name))
+    }
+
+    /// Where the door is to listen on the network: where it was before, or where it was asked for, or else at `default`.
+    pub fn wanted(&self, default: &str) -> Vec<String> {
+        let was: Vec<_> = self.addresses.iter().filter(|a| !a.starts_with("unix:")).cloned().collect();
+        if !was.is_empty() {
+            return was;
+        }
+        vec![self.listen.clone().unwrap_or_else(|| default.to_owned())]
     }
 
     pub fn is_overdue(&self) -> bool {

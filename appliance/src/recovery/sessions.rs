@@ -40,6 +40,7 @@ pub struct Wish {
     pub sources: Sources,
     pub door: Door,
     pub listen: Option<String>,
+    pub allow: Vec<String>,
     pub quota: Option<u64>,
     /// Seconds.
     pub lease: Option<u64>,
@@ -84,6 +85,7 @@ impl Sessions {
             sources: wish.sources.clone(),
             door: wish.door,
             listen: wish.listen.clone(),
+            allow: wish.allow.clone(),
             addresses: Vec::new(),
             disks,
             quota: wish.quota,

@@ -1,6 +1,7 @@
 //! The doors of a session, one module each.
 
 pub mod nbd;
+mod nfs;
 
 use std::path::Path;
 
@@ -39,6 +40,7 @@ pub fn open(record: &Record, folder: &Path, disks: &[LiveDisk]) -> Result<Vec<Bo
     let own = nbd::open(record, folder, disks)?;
     match record.door {
         Door::Nbd => Ok(vec![own]),
+        Door::Nfs => Ok(vec![own, nfs::open(record, folder, disks)?]),
         other => Err(Error::unsupported(format!("sessions through {other:?} are not there yet"))),
     }
 }

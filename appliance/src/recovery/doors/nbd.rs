@@ -32,9 +32,8 @@ pub fn open(record: &Record, folder: &Path, disks: &[LiveDisk]) -> Result<Box<dy
     }
     let mut listeners = vec![Listener::unix(&socket(folder))?];
     if record.door == Door::Nbd {
-        let was: Vec<_> = record.addresses.iter().filter(|a| !a.starts_with("unix:")).cloned().collect();
-        for address in if was.is_empty() { record.listen.iter().cloned().collect() } else { was } {
-            listeners.extend(Listener::tcp(&address)?);
+        for address in record.wanted("").iter().filter(|a| !a.is_empty()) {
+            listeners.extend(Listener::tcp(address)?);
         }
     }
     let config = Config { limits: Limits::default(), tls: None, report: Some(Box::new(output::note)) };

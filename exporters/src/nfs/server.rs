@@ -9,7 +9,7 @@ use std::{
 
 use blockdev::Result;
 
-use super::{clients::Clients, export::Export, limits::Limits, portmap::Ports, session::Programs, udp::Datagrams};
+use super::{Clients, export::Export, limits::Limits, portmap::Ports, session::Programs, udp::Datagrams};
 use crate::net::{self, Address, Listener, Service, Transport};
 
 /// Settings of a server.

@@ -7,7 +7,7 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-pub use export::{NbdOptions, NfsOptions, Protocol, SmbOptions};
+pub use export::{IscsiOptions, NbdOptions, NfsOptions, Protocol, SmbOptions};
 
 /// Bacula backups that get up and walk: volumes as a filesystem, without staging and without Bacula.
 #[derive(Debug, Parser)]
@@ -313,7 +313,7 @@ impl Cli {
                     lacks("<TREE-PATH|IMAGE> <TREE-PATH|IMAGE>");
                 }
             }
-            Command::Inspect { paths, .. } | Command::Export { protocol: Protocol::Nbd { paths, .. } } => {
+            Command::Inspect { paths, .. } | Command::Export { protocol: Protocol::Nbd { paths, .. } | Protocol::Iscsi { paths, .. } } => {
                 if paths.is_empty() {
                     give_back(&mut options, paths);
                 }

@@ -23,8 +23,6 @@ pub(crate) mod code {
     pub(crate) const RESERVATIONS_RELEASED: u16 = 0x2a04;
     /// REGISTRATIONS PREEMPTED.
     pub(crate) const REGISTRATIONS_PREEMPTED: u16 = 0x2a05;
-    /// COMMANDS CLEARED BY ANOTHER INITIATOR.
-    pub(crate) const CLEARED: u16 = 0x2f00;
     /// REPORTED LUNS DATA HAS CHANGED.
     pub(crate) const LUNS_CHANGED: u16 = 0x3f0e;
 }

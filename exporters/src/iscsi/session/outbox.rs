@@ -43,10 +43,6 @@ impl Outbox {
         Self { connection, buffer: Vec::new(), len: 0, heads: Vec::new() }
     }
 
-    pub(super) const fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
     /// A PDU with a data segment of `len` bytes which `fill` delivers. When that fails, there is no PDU.
     pub(super) fn push_with<E>(
         &mut self,

@@ -1,0 +1,127 @@
+//! The iSCSI server before libiscsi's test suite: all 228 tests of `iscsi-test-cu`, each in a process of its own.
+
+mod common;
+#[path = "common/iscsi.rs"]
+mod iscsi;
+
+use std::{
+    collections::BTreeMap,
+    process::Command,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+use blockdev::overlay::{self, Overlay};
+use common::{Ram, installed};
+use exporters::{
+    Disk,
+    iscsi::{Config, Target},
+    scsi::{LogicalUnit, Options},
+};
+use iscsi::{Served, TARGET};
+
+/// Bytes of the disk.
+const SIZE: usize = 96 << 20;
+/// Tests at a time: most wait for timeouts on purpose.
+const AT_ONCE: usize = 6;
+
+/// Tests whose premise is wrong, and why.
+const ARGUED: [(&str, &str); 0] = [];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Outcome {
+    Passed,
+    Skipped,
+    Failed,
+    Hung,
+}
+
+/// The tests that it has, as FAMILY.SUITE.TEST.
+fn list() -> Vec<String> {
+    let out = Command::new("iscsi-test-cu").arg("--list").output().unwrap();
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    let tests = text.lines().map(str::trim).filter(|line| line.starts_with("ALL.") && line.matches('.').count() == 2);
+    tests.map(str::to_owned).collect()
+}
+
+fn run(test: &str, url: &str) -> (Outcome, String) {
+    let names = ["-i", "iqn.2026-01.example.test:one", "-I", "iqn.2026-01.example.test:two"];
+    let mut command = Command::new("timeout");
+    command.args(["60", "iscsi-test-cu", "--dataloss", "--verbose"]).args(names);
+    command.arg(format!("--test={test}")).arg(url);
+    if test.contains("Multipath") {
+        command.arg(url);
+    }
+    let out = command.output().unwrap();
+    let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    let outcome = match out.status.code() {
+        Some(124) => Outcome::Hung,
+        _ if text.contains("[SKIPPED]") => Outcome::Skipped,
+        // The line of the summary: total, ran, passed, failed, inactive.
+        Some(0) if text.lines().any(|line| passed(line)) => Outcome::Passed,
+        _ => Outcome::Failed,
+    };
+    (outcome, text)
+}
+
+fn passed(line: &str) -> bool {
+    let words: Vec<_> = line.split_whitespace().collect();
+    matches!(words[..], ["tests", _, "1", "1", "0", "0"])
+}
+
+#[test]
+fn libiscsi() {
+    if !installed("iscsi-test-cu") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let base = Arc::new(Ram::new(vec![0; SIZE]));
+    // A disk for each that runs at the same time: many tests change what others look at.
+    let served: Vec<_> = (0..AT_ONCE)
+        .map(|number| {
+            let path = folder.path().join(format!("{number}.qcow2"));
+            let disk = Overlay::create(&path, base.clone(), &overlay::Options::new("base")).unwrap();
+            let options = Options {
+                identity: vec![u8::try_from(number).unwrap()],
+                reservations: Some(folder.path().join(format!("{number}.reservations"))),
+                ..Options::default()
+            };
+            let unit = LogicalUnit::new(Disk::Writable(Arc::new(disk)), options).unwrap();
+            Served::with(Config::default(), Target::new(TARGET).unwrap(), vec![unit])
+        })
+        .collect();
+    let tests = list();
+    assert!(tests.len() > 200, "{} tests", tests.len());
+    let next = AtomicUsize::new(0);
+    let outcomes = Mutex::new(BTreeMap::new());
+    thread::scope(|scope| {
+        for served in &served {
+            scope.spawn(|| {
+                while let Some(test) = tests.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let outcome = run(test, &served.url(0));
+                    outcomes.lock().unwrap().insert(test.clone(), outcome);
+                }
+            });
+        }
+    });
+    let outcomes = outcomes.into_inner().unwrap();
+    let of = |wanted| outcomes.iter().filter(move |(_, (outcome, _))| *outcome == wanted);
+    for outcome in [Outcome::Passed, Outcome::Skipped, Outcome::Failed, Outcome::Hung] {
+        println!("{outcome:?}: {}", of(outcome).count());
+    }
+    println!("skipped: {:?}", of(Outcome::Skipped).map(|(test, _)| test).collect::<Vec<_>>());
+    let argued = |test: &String| ARGUED.iter().any(|(known, _)| test == known);
+    let mut bad = of(Outcome::Failed).chain(of(Outcome::Hung)).filter(|(test, _)| !argued(test)).peekable();
+    if bad.peek().is_some() {
+        let said: String = bad.map(|(test, (outcome, text))| format!("=== {test} {outcome:?}\n{text}\n")).collect();
+        panic!("{said}");
+    }
+    assert!(of(Outcome::Passed).count() > 168, "more than tgtd passes");
+    let compared = of(Outcome::Passed).filter(|(test, _)| test.contains(".CompareAndWrite.")).count();
+    assert_eq!(compared, 5, "COMPARE AND WRITE is there");
+    let alive = served.iter().all(|served| served.server.as_ref().is_some_and(|server| server.addresses().len() == 1));
+    assert!(alive);
+}

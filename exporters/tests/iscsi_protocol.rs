@@ -66,7 +66,7 @@ fn bursts() {
     assert_eq!(initiator.login(TARGET, &["MaxRecvDataSegmentLength=4096", "MaxBurstLength=8192"]), [0, 0]);
     let _ = initiator.command(&[0; 6], 0, &[]);
     let tag = initiator.start(0, &cdb10(0x28, 0, 50), 25600, &[]);
-    let (mut got, mut marks) = (Vec::new(), Vec::new());
+    let (mut got, mut marks) = (Vec::<u8>::new(), Vec::new());
     while got.len() < 25600 {
         let pdu = initiator.receive().unwrap();
         assert_eq!((pdu.opcode(), pdu.be32(16), pdu.be32(40) as usize), (0x25, tag, got.len()));
@@ -197,7 +197,6 @@ fn reset() {
     let (served, _disk) = writable(vec![0; 1 << 20]);
     let (mut one, mut two) = (Initiator::normal(&served), Initiator::second(&served));
     for initiator in [&mut one, &mut two] {
-        assert_eq!(initiator.command_once(&[0; 6], 0, &[]).sense_code(), (6, 0x29, 1), "power on");
         assert_eq!(initiator.command_once(&[0; 6], 0, &[]).status, 0);
     }
     one.good(&[0x16, 0, 0, 0, 0, 0], 0, &[]);
@@ -299,8 +298,6 @@ fn comings_and_goings() {
     assert!(served.target.insert(5, Arc::new(unit(ram()))).is_err());
     assert_eq!(initiator.command_once(&[0; 6], 0, &[]).sense_code(), (6, 0x3f, 0x0e));
     assert_eq!(luns(&mut initiator), [0, 5]);
-    let tag = initiator.start(5, &[0; 6], 0, &[]);
-    assert_eq!(initiator.finish(tag, &[]).sense_code(), (6, 0x29, 1));
     let tag = initiator.start(5, &cdb10(0x28, 0, 1), 512, &[]);
     assert_eq!(initiator.finish(tag, &[]).data, [3; 512]);
     assert!(served.target.remove(5).is_some());

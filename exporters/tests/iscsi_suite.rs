@@ -29,7 +29,22 @@ const SIZE: usize = 96 << 20;
 const AT_ONCE: usize = 6;
 
 /// Tests whose premise is wrong, and why.
-const ARGUED: [(&str, &str); 0] = [];
+const ARGUED: [(&str, &str); 3] = [
+    (
+        "ALL.GetLBAStatus.UnmapSingle",
+        "asks for the block i + 1 and wants the first descriptor to begin at i + 8, where physical blocks are eight \
+         logical ones; SBC-3 5.7.3 has it begin at the block that was asked for",
+    ),
+    (
+        "ALL.WriteSame10.UnmapUntilEnd",
+        "sends a block of FFh with UNMAP and wants zeros; SBC-3 5.45 has a block be unmapped only if it reads as what was \
+         sent, and written otherwise",
+    ),
+    (
+        "ALL.iSCSITMF.LUNResetSimpleAsync",
+        "asks for the answer to the reset before it has sent it; libiscsi has mended the test after its release 1.19",
+    ),
+];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Outcome {

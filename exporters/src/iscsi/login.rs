@@ -126,10 +126,12 @@ impl Login<'_> {
                 }
                 Ok(Step { flags, session, answer }) => {
                     let handle = session.as_ref().map_or(0, |session| session.handle());
-                    self.respond(&head, flags, handle, SUCCESS, answer.bytes())?;
+                    let sent = self.respond(&head, flags, handle, SUCCESS, answer.bytes());
                     if let Some(session) = session {
-                        return Ok(Some((head, session)));
+                        // One without a connection would never end.
+                        return sent.map(|()| Some((head, session.clone()))).inspect_err(|_| session.abandon());
                     }
+                    sent?;
                 }
             }
         }

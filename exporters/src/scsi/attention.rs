@@ -11,8 +11,6 @@ use super::sense::Sense;
 
 /// Additional sense codes of unit attentions.
 pub(crate) mod code {
-    /// POWER ON OCCURRED.
-    pub(crate) const POWER_ON: u16 = 0x2901;
     /// BUS DEVICE RESET FUNCTION OCCURRED: a logical unit reset.
     pub(crate) const RESET: u16 = 0x2903;
     /// MODE PARAMETERS CHANGED.
@@ -39,13 +37,10 @@ pub(super) struct Attentions {
 }
 
 impl Attentions {
-    /// A port has come, and is told that the unit has. One that was here is as it was.
+    /// A port has come. It is told nothing of what was before: POWER ON OCCURRED, which SAM-5 has for this, makes
+    /// libiscsi's tools give up, and tells nobody anything (LIO and tgtd do not send it either).
     pub(super) fn attach(&self, port: &str) {
-        let mut ports = self.ports.lock();
-        if !ports.contains_key(port) {
-            ports.insert(port.to_owned(), VecDeque::from([code::POWER_ON]));
-            self.waiting.fetch_add(1, Ordering::Release);
-        }
+        self.ports.lock().entry(port.to_owned()).or_default();
     }
 
     /// A port has gone.
@@ -94,9 +89,7 @@ mod tests {
         let attentions = Attentions::default();
         attentions.attach("a");
         attentions.attach("b");
-        assert_eq!(attentions.take("a"), Some(Sense::attention(code::POWER_ON)));
-        attentions.attach("a");
-        assert_eq!(attentions.take("a"), None, "it was here already");
+        assert_eq!(attentions.take("a"), None);
         attentions.tell(code::RESET, |_| true);
         attentions.tell(code::RESET, |port| port == "a");
         attentions.detach("b");

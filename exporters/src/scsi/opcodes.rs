@@ -9,6 +9,7 @@ use super::{
 
 pub(super) const MODE_SENSE_10: u8 = 0x5a;
 pub(super) const MODE_SELECT_10: u8 = 0x55;
+pub(super) const READ_DEFECTS_10: u8 = 0x37;
 pub(super) const WRITE_SAME_16: u8 = 0x93;
 pub(crate) const REPORT_LUNS: u8 = 0xa0;
 pub(crate) const REQUEST_SENSE: u8 = 0x03;
@@ -33,6 +34,11 @@ pub(super) fn find(cdb: &Cdb) -> Option<&'static Opcode> {
     OPCODES.iter().find(|known| {
         known.code == cdb.opcode() && known.service.is_none_or(|service| service == cdb.service_action())
     })
+}
+
+/// Whether it is the service action that is not known, and not the command.
+pub(super) fn has_services(cdb: &Cdb) -> bool {
+    OPCODES.iter().any(|known| known.code == cdb.opcode())
 }
 
 const fn free(_: &Cdb) -> Access {
@@ -133,6 +139,7 @@ pub(super) const OPCODES: &[Opcode] = &[
     plain(0x2f, usage::VERIFY_10, reads, LogicalUnit::decode_verify), // VERIFY(10)
     plain(0x34, usage::FLUSH_10, reads, LogicalUnit::decode_prefetch), // PRE-FETCH(10)
     plain(0x35, usage::FLUSH_10, writes, LogicalUnit::decode_flush), // SYNCHRONIZE CACHE(10)
+    plain(READ_DEFECTS_10, &[0x00, 0x1f, 0x00, 0x00, 0x00, 0x00, 0xff, 0xff, 0x00], state, LogicalUnit::decode_defects),
     plain(0x41, usage::SAME_10, writes, LogicalUnit::decode_write_same), // WRITE SAME(10)
     plain(0x42, usage::UNMAP, writes, LogicalUnit::decode_unmap),
     plain(MODE_SELECT_10, &[0x11, 0, 0, 0, 0, 0, 0xff, 0xff, 0], writes, LogicalUnit::decode_mode_select),
@@ -168,4 +175,5 @@ pub(super) const OPCODES: &[Opcode] = &[
     plain(0xaa, usage::TWELVE, writes, LogicalUnit::decode_write), // WRITE(12)
     plain(0xae, usage::VERIFY_12, writes, LogicalUnit::decode_write_verify), // WRITE AND VERIFY(12)
     plain(0xaf, usage::VERIFY_12, reads, LogicalUnit::decode_verify), // VERIFY(12)
+    plain(0xb7, &[0x1f, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0], state, LogicalUnit::decode_defects),
 ];

@@ -42,6 +42,18 @@ impl LogicalUnit {
         Ok(Action::Answer(bytes))
     }
 
+    /// READ DEFECT DATA (SBC-3 5.17, 5.18): there is no defect, in whatever list and format.
+    pub(super) fn decode_defects(&self, _port: &str, cdb: &Cdb) -> Decoded {
+        let short = cdb.opcode() == super::opcodes::READ_DEFECTS_10;
+        let which = cdb.byte(if short { 2 } else { 1 }) & 0x1f;
+        let (mut bytes, allocation) = match short {
+            true => (vec![0, which, 0, 0], cdb.be16(7).into()),
+            false => (vec![0, which, 0, 0, 0, 0, 0, 0], usize::try_from(cdb.be32(6)).unwrap_or(usize::MAX)),
+        };
+        bytes.truncate(allocation);
+        Ok(Action::Answer(bytes))
+    }
+
     /// REPORT TARGET PORT GROUPS (SPC-4 6.37): one port in one group, which is active and optimized.
     pub(super) fn decode_port_groups(&self, _port: &str, cdb: &Cdb) -> Decoded {
         let extended = match cdb.byte(1) >> 5 {

@@ -75,6 +75,8 @@ impl Sense {
     pub(crate) const NO_SPACE: Self = Self::new(key::DATA_PROTECT, 0x2707);
     /// The transport announced fewer bytes than the CDB (INVALID FIELD IN COMMAND INFORMATION UNIT).
     pub(crate) const SHORT_DATA: Self = Self::new(key::ILLEGAL_REQUEST, 0x0e03);
+    /// The transport announced another number of bytes than the CDB (INVALID FIELD IN CDB).
+    pub(crate) const LENGTHS_DIFFER: Self = Self::new(key::ILLEGAL_REQUEST, 0x2400);
     /// The initiator broke a rule of data transfer (RFC 7143 11.4.7.2: incorrect amount of data).
     pub(crate) const WRONG_AMOUNT: Self = Self::new(key::ABORTED_COMMAND, 0x0c0d);
     /// The server failed (INTERNAL TARGET FAILURE).

@@ -131,6 +131,18 @@ impl Command {
         }
     }
 
+    /// Whether a transport that announces another number of bytes than it wants must not have it done: what is compared
+    /// or repeated is one thing, of which a part means nothing.
+    pub(crate) const fn is_exact(&self) -> bool {
+        matches!(
+            &self.action,
+            Action::Verify { compare: Compare::All | Compare::One, .. }
+                | Action::OrWrite { .. }
+                | Action::CompareAndWrite { .. }
+                | Action::WriteSame { pattern: true, .. }
+        )
+    }
+
     /// The bytes of the disk that it delivers, if that is what it does.
     #[must_use]
     pub const fn reads(&self) -> Option<&Range<u64>> {
@@ -276,7 +288,8 @@ impl LogicalUnit {
         {
             return Err(sense.into());
         }
-        let opcode = opcode.ok_or(Sense::INVALID_OPCODE)?;
+        let unknown = || if opcodes::has_services(cdb) { Sense::in_cdb(1) } else { Sense::INVALID_OPCODE };
+        let opcode = opcode.ok_or_else(unknown)?;
         let access = (opcode.access)(cdb);
         self.reservations.admits(port, access)?;
         // NACA (SAM-5 5.2): this unit has no auto contingent allegiance.

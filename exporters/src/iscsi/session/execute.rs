@@ -78,7 +78,11 @@ impl Session {
         if task.reads && task.writes {
             return Verdict::refuse(Some(&unit), Sense::in_cdb(0).into());
         }
+        let expected = usize::try_from(task.expected).unwrap_or(usize::MAX);
         match unit.begin(&self.port, &task.cdb) {
+            Ok(command) if task.writes && command.is_exact() && command.wants(unit.block_size()) != expected => {
+                Verdict::refuse(Some(&unit), Sense::LENGTHS_DIFFER.into())
+            }
             Ok(command) => Verdict::Do(unit, command),
             Err(failure) => Verdict::refuse(Some(&unit), failure),
         }

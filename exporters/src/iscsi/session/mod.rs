@@ -62,6 +62,8 @@ struct State {
     connections: HashMap<u16, Arc<Connection>>,
     /// It takes no connection any more.
     ended: bool,
+    /// Its target does not know it any more.
+    gone: bool,
 }
 
 impl Session {
@@ -101,6 +103,7 @@ impl Session {
             tasks: HashMap::new(),
             connections: HashMap::new(),
             ended: false,
+            gone: false,
         };
         let window = AtomicU64::new(state.window());
         Self { target, initiator, port, handle, parameters, window, state: Mutex::new(state), empty: Condvar::new() }
@@ -214,15 +217,24 @@ impl Session {
         if state.connections.get(&connection.number).is_some_and(|known| Arc::ptr_eq(known, connection)) {
             state.connections.remove(&connection.number);
         }
-        if state.connections.is_empty() {
-            state.ended = true;
-            state.early.clear();
-            drop(state);
-            if let Some(target) = &self.target {
-                target.leave(self);
-            }
-            self.empty.notify_all();
+        drop(state);
+        self.abandon();
+    }
+
+    /// The session has ended, unless it has a connection.
+    pub(super) fn abandon(&self) {
+        let mut state = self.state.lock();
+        if !state.connections.is_empty() {
+            return;
         }
+        state.ended = true;
+        state.early.clear();
+        drop(state);
+        if let Some(target) = &self.target {
+            target.leave(self);
+        }
+        self.state.lock().gone = true;
+        self.empty.notify_all();
     }
 
     /// The connection of a number.
@@ -244,7 +256,11 @@ impl Session {
         let mut state = self.state.lock();
         state.ended = true;
         state.connections.values().for_each(|connection| connection.transport.close());
-        while !state.connections.is_empty() {
+        if state.connections.is_empty() {
+            drop(state);
+            return self.abandon();
+        }
+        while !state.gone {
             if self.empty.wait_until(&mut state, until).timed_out() {
                 return;
             }

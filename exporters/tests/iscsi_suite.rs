@@ -14,8 +14,11 @@ use std::{
     thread,
 };
 
-use blockdev::overlay::{self, Overlay};
-use common::{Ram, installed};
+use blockdev::{
+    file::HostFile,
+    overlay::{self, Overlay},
+};
+use common::installed;
 use exporters::{
     Disk,
     iscsi::{Config, Target},
@@ -24,7 +27,7 @@ use exporters::{
 use iscsi::{Served, TARGET};
 
 /// Bytes of the disk.
-const SIZE: usize = 96 << 20;
+const SIZE: u64 = 96 << 20;
 /// Tests at a time: most wait for timeouts on purpose.
 const AT_ONCE: usize = 6;
 
@@ -93,7 +96,9 @@ fn libiscsi() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let base = Arc::new(Ram::new(vec![0; SIZE]));
+    let zeros = folder.path().join("zeros");
+    std::fs::File::create(&zeros).and_then(|file| file.set_len(SIZE)).unwrap();
+    let base = Arc::new(HostFile::open(&zeros).unwrap());
     // A disk for each that runs at the same time: many tests change what others look at.
     let served: Vec<_> = (0..AT_ONCE)
         .map(|number| {
@@ -134,9 +139,8 @@ fn libiscsi() {
         let said: String = bad.map(|(test, (outcome, text))| format!("=== {test} {outcome:?}\n{text}\n")).collect();
         panic!("{said}");
     }
-    assert!(of(Outcome::Passed).count() > 168, "more than tgtd passes");
+    // tgtd passes 168.
+    assert!(of(Outcome::Passed).count() >= 190, "{}", of(Outcome::Passed).count());
     let compared = of(Outcome::Passed).filter(|(test, _)| test.contains(".CompareAndWrite.")).count();
     assert_eq!(compared, 5, "COMPARE AND WRITE is there");
-    let alive = served.iter().all(|served| served.server.as_ref().is_some_and(|server| server.addresses().len() == 1));
-    assert!(alive);
 }

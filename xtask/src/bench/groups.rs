@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use super::disks;
 use super::fixtures::{Fixture, Fixtures, Kind};
 use super::guests;
+use super::iscsi;
 use super::lab::Lab;
 use super::measure;
 use super::synthetic;
@@ -15,7 +16,7 @@ use crate::cmd::{self, quoted};
 use crate::mounted::Mounted;
 
 /// The groups, by the name that selects them.
-pub const GROUPS: [(&str, Group); 9] = [
+pub const GROUPS: [(&str, Group); 10] = [
     ("list", list),
     ("first-byte", first_byte),
     ("sequential", sequential),
@@ -23,6 +24,7 @@ pub const GROUPS: [(&str, Group); 9] = [
     ("extract", extract),
     ("library", library),
     ("nbd", disks::nbd),
+    ("iscsi", iscsi::iscsi),
     ("convert", disks::convert),
     ("guests", guests::guests),
 ];

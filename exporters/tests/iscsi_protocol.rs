@@ -126,12 +126,14 @@ fn two_connections() {
     second.ends();
     assert_eq!(first.read10(0, 1), [2; 512]);
     // Five are one too many.
-    let mut others: Vec<_> = (2..6).map(|cid| {
-        let mut other = Initiator::connect(&served);
-        (other.handle, other.cid) = (first.handle, cid);
-        let status = other.login(TARGET, &[]);
-        (other, status)
-    }).collect();
+    let mut others: Vec<_> = (2..6)
+        .map(|cid| {
+            let mut other = Initiator::connect(&served);
+            (other.handle, other.cid) = (first.handle, cid);
+            let status = other.login(TARGET, &[]);
+            (other, status)
+        })
+        .collect();
     assert_eq!(others.pop().unwrap().1, [2, 6]);
     assert!(others.iter().all(|(_, status)| *status == [0, 0]));
 }
@@ -320,8 +322,7 @@ fn reservations_survive() {
     let file = folder.path().join("reservations");
     let disk = Arc::new(Ram::new(vec![0; 1 << 20]));
     let start = |address: &str| {
-        let options =
-            Options { identity: b"disk".to_vec(), reservations: Some(file.clone()), ..Options::default() };
+        let options = Options { identity: b"disk".to_vec(), reservations: Some(file.clone()), ..Options::default() };
         let unit = LogicalUnit::new(Disk::Writable(disk.clone()), options).unwrap();
         Served::at(address, Config::default(), Target::new(TARGET).unwrap(), vec![unit])
     };

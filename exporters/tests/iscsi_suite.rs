@@ -31,8 +31,8 @@ const SIZE: u64 = 96 << 20;
 /// Tests at a time: most wait for timeouts on purpose.
 const AT_ONCE: usize = 6;
 
-/// Tests whose premise is wrong, and why.
-const ARGUED: [(&str, &str); 3] = [
+/// Tests whose premise is wrong, and why. Some fail only on a disk that other tests have used.
+const ARGUED: [(&str, &str); 4] = [
     (
         "ALL.GetLBAStatus.UnmapSingle",
         "asks for the block i + 1 and wants the first descriptor to begin at i + 8, where physical blocks are eight \
@@ -42,6 +42,10 @@ const ARGUED: [(&str, &str); 3] = [
         "ALL.WriteSame10.UnmapUntilEnd",
         "sends a block of FFh with UNMAP and wants zeros; SBC-3 5.45 has a block be unmapped only if it reads as what was \
          sent, and written otherwise",
+    ),
+    (
+        "ALL.MultipathIO.CompareAndWrite",
+        "zeroes the blocks 0 to 255 and compares 0 to 256; libiscsi has mended the test after its release 1.19",
     ),
     (
         "ALL.iSCSITMF.LUNResetSimpleAsync",

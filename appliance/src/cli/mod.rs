@@ -313,7 +313,8 @@ impl Cli {
                     lacks("<TREE-PATH|IMAGE> <TREE-PATH|IMAGE>");
                 }
             }
-            Command::Inspect { paths, .. } | Command::Export { protocol: Protocol::Nbd { paths, .. } | Protocol::Iscsi { paths, .. } } => {
+            Command::Inspect { paths, .. }
+            | Command::Export { protocol: Protocol::Nbd { paths, .. } | Protocol::Iscsi { paths, .. } } => {
                 if paths.is_empty() {
                     give_back(&mut options, paths);
                 }

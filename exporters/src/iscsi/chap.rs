@@ -146,7 +146,8 @@ impl Exchange {
             Self::Challenged(Challenge { algorithm, identifier, challenge }) => {
                 let response = text::binary(value("CHAP_R")?, LONGEST)?;
                 let expected = algorithm.response(identifier, &chap.initiator.secret, &challenge);
-                let same = value("CHAP_N")?.as_bytes().ct_eq(chap.initiator.name.as_bytes()) & response.ct_eq(&expected);
+                let same =
+                    value("CHAP_N")?.as_bytes().ct_eq(chap.initiator.name.as_bytes()) & response.ct_eq(&expected);
                 if !bool::from(same) {
                     return None;
                 }
@@ -243,7 +244,8 @@ mod tests {
         let mut out = Text::default();
         let exchange = Exchange::Begun.step(&chap, &[("CHAP_A", "7")], &mut out).unwrap();
         let Exchange::Challenged(ref asked) = exchange else { panic!("{exchange:?}") };
-        let response = text::hexadecimal(&asked.algorithm.response(asked.identifier, b"secret of user", &asked.challenge));
+        let response =
+            text::hexadecimal(&asked.algorithm.response(asked.identifier, b"secret of user", &asked.challenge));
         let reflected = text::hexadecimal(&asked.challenge);
         let keys = [("CHAP_N", "user"), ("CHAP_R", &*response), ("CHAP_I", "1"), ("CHAP_C", &*reflected)];
         assert!(exchange.step(&chap, &keys, &mut Text::default()).is_none());

@@ -82,7 +82,8 @@ pub(super) fn run(transport: &Arc<dyn Transport>, limits: &Limits, targets: &Tar
     let outcome = login.run()?;
     let Some((head, session)) = outcome else { return Ok(Outcome::Left) };
     let Login { input, parameters, status_number, .. } = login;
-    let connection = Connection::new(transport.clone(), session, head.be16(20), &parameters, status_number);
+    let (number, bytes) = (head.be16(20), limits.in_flight_bytes);
+    let connection = Connection::new(transport.clone(), session, number, &parameters, status_number, bytes);
     if !connection.enter() {
         return Err(io::Error::other("its session ended while it logged in"));
     }

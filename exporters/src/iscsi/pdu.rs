@@ -32,6 +32,7 @@ pub(crate) mod reason {
     pub(crate) const SNACK: u8 = 0x03;
     pub(crate) const PROTOCOL: u8 = 0x04;
     pub(crate) const NOT_SUPPORTED: u8 = 0x05;
+    pub(crate) const TOO_MANY: u8 = 0x06;
     pub(crate) const TASK_IN_PROGRESS: u8 = 0x07;
     pub(crate) const INVALID_FIELD: u8 = 0x09;
 }

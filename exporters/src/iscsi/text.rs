@@ -106,7 +106,10 @@ mod tests {
             assert_eq!(binary(bad, 2), None, "{bad}");
         }
         assert_eq!(hexadecimal(&[0, 0xab]), "0x00ab");
-        assert_eq!((number("0x10"), number("16"), number("-1"), number("4294967296")), (Some(16), Some(16), None, None));
+        assert_eq!(
+            (number("0x10"), number("16"), number("-1"), number("4294967296")),
+            (Some(16), Some(16), None, None)
+        );
     }
 
     #[test]

@@ -143,7 +143,7 @@ impl<J> Workers<J> {
                 transport.close();
             }
             drop(state);
-            self.finished.notify_one();
+            self.finished.notify_all();
         }
     }
 

@@ -26,8 +26,8 @@ mod session;
 mod udp;
 mod xdr;
 
-pub use crate::net::{Address, Listener, Transport};
 pub use crate::net::Clients;
+pub use crate::net::{Address, Listener, Transport};
 pub use export::{Export, ExportOptions, TellTotals};
 pub use limits::Limits;
 pub use server::{Config, Server, Sockets, serve};

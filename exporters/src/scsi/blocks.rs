@@ -69,13 +69,14 @@ impl LogicalUnit {
 
     pub(super) fn decode_verify(&self, _port: &str, cdb: &Cdb) -> Decoded {
         self.unprotected(cdb)?;
-        let (compare, range) = match cdb.byte(1) >> 1 & 0x03 {
-            0 => (Compare::Nothing, self.range(cdb.blocks())?),
-            1 => (Compare::All, self.transferred(cdb)?),
-            3 => (Compare::One, self.range(cdb.blocks())?),
+        let compare = match cdb.byte(1) >> 1 & 0x03 {
+            0 => Compare::Nothing,
+            1 => Compare::All,
+            3 => Compare::One,
             _ => return Err(Sense::in_cdb(1).into()),
         };
-        Ok(Action::Verify { range, compare })
+        // MAXIMUM TRANSFER LENGTH bounds what is only read, too (SBC-3 6.5.3).
+        Ok(Action::Verify { range: self.transferred(cdb)?, compare })
     }
 
     pub(super) fn decode_or_write(&self, _port: &str, cdb: &Cdb) -> Decoded {

@@ -28,18 +28,17 @@ const UNMAP_GRANULARITY: u64 = 4096;
 pub(super) struct Identity {
     naa: [u8; 8],
     serial: String,
-    label: String,
 }
 
 impl Identity {
-    pub(super) fn new(identity: &[u8], label: String) -> Self {
+    pub(super) fn new(identity: &[u8]) -> Self {
         let digest = Sha256::digest(identity);
         let mut naa = [0; 8];
         naa.iter_mut().zip(&digest).for_each(|(to, from)| *to = *from);
         // NAA 3h: locally assigned, 60 bits (SPC-4 7.8.5.6.4).
         naa[0] = 0x30 | naa[0] & 0x0f;
         let serial = digest.iter().take(10).map(|byte| format!("{byte:02x}")).collect();
-        Self { naa, serial, label }
+        Self { naa, serial }
     }
 
     pub(super) const fn naa(&self) -> &[u8; 8] {
@@ -51,16 +50,10 @@ impl Identity {
     }
 }
 
-/// Count a character, and say whether it is still within the 64 bytes of a label.
-fn within(len: &mut usize, c: char) -> bool {
-    *len += c.len_utf8();
-    *len <= 64
-}
-
 /// The first bytes of INQUIRY data where there is no unit: peripheral qualifier 3, device type 1Fh (SPC-4 6.6.2).
 pub(super) const NO_UNIT: u8 = 0x7f;
 
-/// The standard data, for the first byte and the label of whoever is asked.
+/// The standard data, for the first byte of whoever is asked.
 pub(super) fn standard(peripheral: u8) -> Vec<u8> {
     // SPC-4; response format 2 with HiSup; the rest follows; TPGS: implicit ALUA, no copy manager.
     let mut bytes = vec![peripheral, 0, 0x06, 0x12, 0, 0x10, 0, 0x02];
@@ -126,11 +119,6 @@ impl LogicalUnit {
         name.push(0);
         name.resize(name.len().next_multiple_of(4), 0);
         add(0x03, 0x08, &name);
-        // Vendor specific: what people call it.
-        let label: String = self.identity.label.chars().scan(0, |len, c| within(len, c).then_some(c)).collect();
-        if !label.is_empty() {
-            add(0x03, 0x00, label.as_bytes());
-        }
         bytes
     }
 

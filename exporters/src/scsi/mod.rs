@@ -28,8 +28,8 @@ mod unit;
 mod units;
 
 pub use cdb::Cdb;
+pub(crate) use opcodes::REPORT_LUNS;
 pub use sense::{Failure, Sense, Status};
 pub use unit::{Command, Counters, Done, LogicalUnit, Options};
-pub(crate) use opcodes::REPORT_LUNS;
 pub(crate) use units::decode_lun;
 pub use units::{Lun, Units};

@@ -81,7 +81,8 @@ impl LogicalUnit {
             _ => vec![0; 12],
         };
         let length = u8::try_from(bytes.len() - 2).unwrap_or(0);
-        let set = |bytes: &mut Vec<u8>, at: usize, value: u8| bytes.iter_mut().skip(at).take(1).for_each(|b| *b |= value);
+        let set =
+            |bytes: &mut Vec<u8>, at: usize, value: u8| bytes.iter_mut().skip(at).take(1).for_each(|b| *b |= value);
         set(&mut bytes, 0, page);
         set(&mut bytes, 1, length);
         for (bit, state, initial) in self.switches() {
@@ -128,7 +129,8 @@ impl LogicalUnit {
         if list.is_empty() {
             return Ok(());
         }
-        let (header, descriptor) = if long { (8, be16(list, 6).into()) } else { (4, list.get(3).copied().unwrap_or(0).into()) };
+        let (header, descriptor) =
+            if long { (8, be16(list, 6).into()) } else { (4, list.get(3).copied().unwrap_or(0).into()) };
         if list.len() < header + descriptor {
             return Err(Sense::PARAMETER_LENGTH.into());
         }
@@ -152,7 +154,8 @@ impl LogicalUnit {
                 return Err(place(1).into());
             }
             let new = list.get(at..at + current.len()).ok_or(Sense::PARAMETER_LENGTH)?;
-            let fixed = new.iter().zip(&current).zip(&changeable).skip(2).position(|((n, c), mask)| (n ^ c) & !mask != 0);
+            let fixed =
+                new.iter().zip(&current).zip(&changeable).skip(2).position(|((n, c), mask)| (n ^ c) & !mask != 0);
             if let Some(byte) = fixed {
                 return Err(place(byte + 2).into());
             }

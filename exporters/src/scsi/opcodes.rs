@@ -31,9 +31,9 @@ pub(super) struct Opcode {
 
 /// The command of a CDB.
 pub(super) fn find(cdb: &Cdb) -> Option<&'static Opcode> {
-    OPCODES.iter().find(|known| {
-        known.code == cdb.opcode() && known.service.is_none_or(|service| service == cdb.service_action())
-    })
+    OPCODES
+        .iter()
+        .find(|known| known.code == cdb.opcode() && known.service.is_none_or(|service| service == cdb.service_action()))
 }
 
 /// Whether it is the service action that is not known, and not the command.
@@ -104,7 +104,8 @@ mod usage {
     pub const FLUSH_10: &[u8] = &[0x02, 0xff, 0xff, 0xff, 0xff, 0x00, 0xff, 0xff, 0x00];
     pub const FLUSH_16: &[u8] =
         &[0x02, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x00, 0x00];
-    pub const COMPARE: &[u8] = &[0xf8, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x00, 0x00, 0x00, 0xff, 0x00, 0x00];
+    pub const COMPARE: &[u8] =
+        &[0xf8, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x00, 0x00, 0x00, 0xff, 0x00, 0x00];
     pub const SAME_10: &[u8] = &[0xf8, 0xff, 0xff, 0xff, 0xff, 0x00, 0xff, 0xff, 0x00];
     pub const SAME_16: &[u8] =
         &[0xf9, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x00, 0x00];
@@ -156,7 +157,7 @@ pub(super) const OPCODES: &[Opcode] = &[
     service(0x05, plain(0x5f, usage::RESERVE_OUT, reserves, LogicalUnit::decode_reserve_out)), // PREEMPT AND ABORT
     service(0x06, plain(0x5f, usage::RESERVE_OUT, reserves, LogicalUnit::decode_reserve_out)), // REGISTER AND IGNORE
     service(0x07, plain(0x5f, usage::RESERVE_OUT, reserves, LogicalUnit::decode_reserve_out)), // REGISTER AND MOVE
-    plain(0x88, usage::SIXTEEN, reads, LogicalUnit::decode_read), // READ(16)
+    plain(0x88, usage::SIXTEEN, reads, LogicalUnit::decode_read),                            // READ(16)
     plain(0x89, usage::COMPARE, writes, LogicalUnit::decode_compare_and_write),
     plain(0x8a, usage::SIXTEEN, writes, LogicalUnit::decode_write), // WRITE(16)
     plain(0x8b, usage::SIXTEEN, writes, LogicalUnit::decode_or_write), // ORWRITE(16)

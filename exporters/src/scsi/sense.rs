@@ -176,10 +176,7 @@ mod tests {
         assert_eq!(sense.encode(false), [0xf0, 0, 3, 0, 0, 0x12, 0x34, 10, 0, 0, 0, 0, 0x11, 0, 0, 0, 0, 0]);
         let far = Sense::read_error(1 << 40);
         assert_eq!(far.encode(false)[..7], [0x70, 0, 3, 0, 0, 0, 0], "a block number that does not fit is left out");
-        assert_eq!(
-            far.encode(true),
-            [0x72, 3, 0x11, 0, 0, 0, 0, 12, 0, 0x0a, 0x80, 0, 0, 0, 1, 0, 0, 0, 0, 0]
-        );
+        assert_eq!(far.encode(true), [0x72, 3, 0x11, 0, 0, 0, 0, 12, 0, 0x0a, 0x80, 0, 0, 0, 1, 0, 0, 0, 0, 0]);
         assert_eq!(Sense::in_cdb(7).encode(false)[12..], [0x24, 0, 0, 0xc0, 0, 7]);
         assert_eq!(Sense::in_parameters(4).encode(true)[7..], [8, 2, 6, 0, 0, 0x80, 0, 4, 0]);
     }

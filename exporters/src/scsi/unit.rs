@@ -26,8 +26,6 @@ pub struct Options {
     /// Stands for this disk and no other, for ever: initiators know it again by what is made of this. Two exports of a
     /// disk over different overlays are different disks.
     pub identity: Vec<u8>,
-    /// What people may call it: up to 64 bytes are told to initiators.
-    pub label: String,
     /// File in which persistent reservations are kept that have to survive a restart. `None`: they cannot.
     pub reservations: Option<PathBuf>,
     /// Every write is durable when it is acknowledged, and initiators are told so. Otherwise they are told that there is
@@ -126,7 +124,9 @@ impl Command {
             Action::Verify { range, compare: Compare::One } if !range.is_empty() => block as usize,
             Action::CompareAndWrite { range, .. } => len(range).saturating_mul(2),
             Action::WriteSame { pattern: true, .. } => block as usize,
-            Action::Unmap { length, .. } | Action::ModeSelect { length, .. } | Action::Reserve { length, .. } => *length,
+            Action::Unmap { length, .. } | Action::ModeSelect { length, .. } | Action::Reserve { length, .. } => {
+                *length
+            }
             _ => 0,
         }
     }
@@ -201,7 +201,7 @@ impl LogicalUnit {
         Ok(Self {
             block,
             count,
-            identity: Identity::new(&options.identity, options.label),
+            identity: Identity::new(&options.identity),
             attentions: Attentions::default(),
             reservations: Reservations::open(options.reservations)?,
             gate: RwLock::new(()),

@@ -62,12 +62,8 @@ pub fn run(cli: &Cli, paths: &[OsString], options: &IscsiOptions) -> Result<u8> 
 /// A disk as a unit. It is the same disk for initiators as long as it is the same disk over the same overlay.
 fn unit(source: &DiskSource, all: &[DiskSource], options: &IscsiOptions) -> Result<LogicalUnit> {
     let disk: Arc<dyn BlockDevice> = Arc::<blockdev::images::Disk>::clone(&source.image.disk);
-    let mut settings = Options {
-        identity: source.identity.clone(),
-        label: source.label.clone(),
-        reservations: None,
-        write_through: options.write_through,
-    };
+    let mut settings =
+        Options { identity: source.identity.clone(), reservations: None, write_through: options.write_through };
     let Some(path) = &options.overlay else { return LogicalUnit::new(Disk::ReadOnly(disk), settings) };
     let path = disks::overlay_path(path, &disks::name_of(source, all));
     let overlay = disks::overlay(&path, source, disk, options.overlay_quota)?;
@@ -135,13 +131,7 @@ fn listeners(options: &IscsiOptions, authenticates: bool) -> Result<Vec<Listener
 }
 
 /// Say where which disk is; then it can be used.
-fn tell(
-    cli: &Cli,
-    server: &Server,
-    target: &Target,
-    sources: &[DiskSource],
-    options: &IscsiOptions,
-) -> Result<()> {
+fn tell(cli: &Cli, server: &Server, target: &Target, sources: &[DiskSource], options: &IscsiOptions) -> Result<()> {
     let mut out = std::io::stdout();
     let mut lines = String::new();
     for address in server.addresses() {

@@ -67,6 +67,7 @@ impl Connection {
         number: u16,
         parameters: &Parameters,
         status_number: u32,
+        in_flight_bytes: usize,
     ) -> Arc<Self> {
         Arc::new(Self {
             session,
@@ -76,7 +77,7 @@ impl Connection {
             data_digest: parameters.data_digest,
             send_segment: parameters.send_segment,
             sending: Mutex::new(Sending { status_number }),
-            transfers: Mutex::default(),
+            transfers: Mutex::new(Transfers::new(in_flight_bytes)),
             leaving: AtomicBool::new(false),
             begun: Instant::now(),
             heard: AtomicU64::new(0),

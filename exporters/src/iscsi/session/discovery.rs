@@ -11,7 +11,12 @@ use super::{
 };
 
 /// The answer to a text: targets where it asks for them. `None` when it is no text.
-pub(super) fn answer(session: &Session, targets: &Targets, portal: Option<SocketAddr>, asked: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn answer(
+    session: &Session,
+    targets: &Targets,
+    portal: Option<SocketAddr>,
+    asked: &[u8],
+) -> Option<Vec<u8>> {
     let mut answer = Text::default();
     for (key, value) in text::parse(asked)? {
         match key {

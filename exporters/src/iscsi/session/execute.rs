@@ -93,8 +93,6 @@ impl Session {
 pub(super) struct Executor<'a> {
     pub(super) out: Outbox,
     pub(super) pace: &'a Pace,
-    /// Bytes that initiators may be asked for at a time.
-    pub(super) limit: usize,
     /// Whether the disk was slow for the command that was done last.
     pub(super) slow: bool,
 }
@@ -111,7 +109,8 @@ impl Executor<'_> {
         self.slow = false;
         let Ready { task, verdict, data, reserved } = ready;
         if Arc::ptr_eq(&task.connection, &self.out.connection) {
-            self.perform(&task, verdict, &data)?;
+            // What cannot be sent is over, and nobody has to wait for it.
+            self.perform(&task, verdict, &data).inspect_err(|_| task.abort())?;
         } else {
             // Of another connection of the session, whose turn came with a command of this one.
             let other = Outbox::new(task.connection.clone());
@@ -119,13 +118,14 @@ impl Executor<'_> {
             let done = self.perform(&task, verdict, &data).and_then(|()| self.out.flush());
             self.out = own;
             if done.is_err() {
+                task.abort();
                 task.connection.transport.close();
             }
         }
         drop(data);
         if reserved > 0 {
             let mut out = Outbox::new(task.connection.clone());
-            task.connection.release(reserved, &mut out, self.limit)?;
+            task.connection.release(reserved, &mut out)?;
             self.out.flush()?;
             out.flush()?;
         }
@@ -239,14 +239,7 @@ impl Executor<'_> {
     }
 
     /// Tell how a command ended that moved `moved` bytes as its CDB says, after that many Data-In PDUs (11.4).
-    fn respond(
-        &mut self,
-        task: &Arc<Task>,
-        status: Status,
-        sense: &[u8],
-        moved: u64,
-        pdus: u32,
-    ) -> io::Result<()> {
+    fn respond(&mut self, task: &Arc<Task>, status: Status, sense: &[u8], moved: u64, pdus: u32) -> io::Result<()> {
         if !ends(task) {
             return self.ended(task);
         }

@@ -21,17 +21,28 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    thread,
     time::{Duration, Instant},
 };
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
 pub(super) use connection::Connection;
-pub(super) use relay::serve;
 use receive::Delivery;
+pub(super) use relay::serve;
 use task::Task;
 
-use super::{limits::Limits, negotiate::Parameters, pdu::before, target::Target};
+use super::{
+    limits::Limits,
+    negotiate::Parameters,
+    pdu::{before, reason},
+    target::Target,
+};
+
+/// Immediate commands at a time.
+const IMMEDIATE: usize = 8;
+/// How often it is looked whether a session that is ended changes nothing any more.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// What an initiator port has with a target, or with the list of targets.
 #[derive(Debug)]
@@ -45,8 +56,6 @@ pub(super) struct Session {
     /// ExpCmdSN in the upper half, MaxCmdSN in the lower: what each response tells.
     window: AtomicU64,
     state: Mutex<State>,
-    /// The last connection has gone.
-    empty: Condvar,
 }
 
 #[derive(Debug)]
@@ -62,8 +71,6 @@ struct State {
     connections: HashMap<u16, Arc<Connection>>,
     /// It takes no connection any more.
     ended: bool,
-    /// Its target does not know it any more.
-    gone: bool,
 }
 
 impl Session {
@@ -103,10 +110,9 @@ impl Session {
             tasks: HashMap::new(),
             connections: HashMap::new(),
             ended: false,
-            gone: false,
         };
         let window = AtomicU64::new(state.window());
-        Self { target, initiator, port, handle, parameters, window, state: Mutex::new(state), empty: Condvar::new() }
+        Self { target, initiator, port, handle, parameters, window, state: Mutex::new(state) }
     }
 
     pub(super) fn port(&self) -> &str {
@@ -145,6 +151,8 @@ impl Session {
             if let Some(task) = &delivery.task {
                 task.abort();
                 state.tasks.remove(&task.tag);
+                drop(state);
+                task.connection.discard(task.tag);
             }
             return Vec::new();
         }
@@ -154,7 +162,10 @@ impl Session {
         }
         let mut now = vec![delivery];
         state.next = state.next.wrapping_add(1);
-        while let Some(delivery) = { let next = state.next; state.early.remove(&next) } {
+        while let Some(delivery) = {
+            let next = state.next;
+            state.early.remove(&next)
+        } {
             state.next = state.next.wrapping_add(1);
             now.push(delivery);
         }
@@ -165,14 +176,21 @@ impl Session {
         now
     }
 
-    /// A command has come. `false` when there is one of its tag already.
-    fn admit(&self, task: &Arc<Task>) -> bool {
+    /// A command has come.
+    ///
+    /// # Errors
+    ///
+    /// Why it is rejected: there is one of its tag, or there are too many that the window says nothing of.
+    fn admit(&self, task: &Arc<Task>) -> Result<(), u8> {
         let mut state = self.state.lock();
         if state.tasks.contains_key(&task.tag) {
-            return false;
+            return Err(reason::TASK_IN_PROGRESS);
+        }
+        if task.immediate && state.tasks.values().filter(|task| task.immediate).count() >= IMMEDIATE {
+            return Err(reason::TOO_MANY);
         }
         state.tasks.insert(task.tag, task.clone());
-        true
+        Ok(())
     }
 
     /// A command is done or aborted: there is room for another. `false` when that was so already.
@@ -224,17 +242,30 @@ impl Session {
     /// The session has ended, unless it has a connection.
     pub(super) fn abandon(&self) {
         let mut state = self.state.lock();
-        if !state.connections.is_empty() {
-            return;
+        if state.connections.is_empty() {
+            state.ended = true;
+            state.early.clear();
+            drop(state);
+            self.leave_target();
         }
-        state.ended = true;
-        state.early.clear();
-        drop(state);
+    }
+
+    /// Whether it has one connection, of this number.
+    fn is_last(&self, number: u16) -> bool {
+        let state = self.state.lock();
+        state.connections.len() == 1 && state.connections.contains_key(&number)
+    }
+
+    /// The initiator has logged out: it takes no connection any more, and holds nothing.
+    fn finish(&self) {
+        self.state.lock().ended = true;
+        self.leave_target();
+    }
+
+    fn leave_target(&self) {
         if let Some(target) = &self.target {
             target.leave(self);
         }
-        self.state.lock().gone = true;
-        self.empty.notify_all();
     }
 
     /// The connection of a number.
@@ -250,21 +281,19 @@ impl Session {
         others.for_each(|connection| connection.transport.close());
     }
 
-    /// Cut off the connections, and wait until the last one has gone, with all that it was changing.
+    /// Cut off the connections, and wait until nothing is changed any more. A read of a slow disk may go on; nobody sees
+    /// what it reads.
     pub(super) fn end(&self, patience: Duration) {
         let until = Instant::now() + patience;
-        let mut state = self.state.lock();
-        state.ended = true;
-        state.connections.values().for_each(|connection| connection.transport.close());
-        if state.connections.is_empty() {
-            drop(state);
-            return self.abandon();
+        {
+            let mut state = self.state.lock();
+            state.ended = true;
+            state.connections.values().for_each(|connection| connection.transport.close());
         }
-        while !state.gone {
-            if self.empty.wait_until(&mut state, until).timed_out() {
-                return;
-            }
+        while self.tasks(|task| !task.abort_at_once()).iter().any(|task| task.is_working()) && Instant::now() < until {
+            thread::sleep(LOOK);
         }
+        self.leave_target();
     }
 
     /// Tell the initiator that it is being cut off, and do so.

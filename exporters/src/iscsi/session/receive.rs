@@ -24,6 +24,8 @@ use crate::{
     scsi::{Cdb, Sense, Status},
 };
 
+/// The flag I of the first byte of a head.
+const IMMEDIATE: u8 = 0x40;
 /// Flags of a SCSI command (11.3.1).
 const READS: u8 = 0x40;
 const WRITES: u8 = 0x20;
@@ -182,6 +184,7 @@ impl<'a> Receiver<'a> {
         let task = Arc::new(Task::new(Parts {
             tag: head.tag(),
             immediate: head.immediate(),
+            number: head.command_number(),
             address: head.lun(),
             cdb: Cdb(cdb),
             expected,
@@ -190,9 +193,12 @@ impl<'a> Receiver<'a> {
             ordered: head.flags() & ATTRIBUTE == ORDERED,
             connection: connection.clone(),
         }));
-        if !connection.session.admit(&task) {
-            reject(head, reason::TASK_IN_PROGRESS, out)?;
-            return Ok(Some(Vec::new()));
+        if let Err(why) = connection.session.admit(&task) {
+            reject(head, why, out)?;
+            // Its number has come all the same.
+            let head = Head::new(opcode::NOP_OUT | head.byte(0) & IMMEDIATE).with_tag(NO_TAG);
+            let head = head.with(24, &task.number.to_be_bytes());
+            return self.turn(Delivery { head, data: Vec::new(), task: None, connection }, out);
         }
         let data = if unsolicited {
             connection.keep(Transfer::new(task.clone(), data, true));
@@ -206,7 +212,7 @@ impl<'a> Receiver<'a> {
     /// Data for a command (11.7).
     fn data_out(&mut self, head: &Head, out: &mut Outbox) -> io::Result<Option<Vec<Ready>>> {
         let shared = self.shared;
-        let (connection, limit) = (&shared.connection, shared.limits.in_flight_bytes);
+        let connection = &shared.connection;
         // Of a command that was refused or aborted: its initiator could not know.
         let Some(mut transfer) = connection.take_transfer(head.tag()) else {
             self.segment(head, out)?;
@@ -225,11 +231,11 @@ impl<'a> Receiver<'a> {
         if !fits {
             // Not as asked for. What follows of it finds no command.
             let task = transfer.task().clone();
-            connection.forget(&transfer, out, limit)?;
+            connection.forget(&transfer, out)?;
             let verdict = Verdict::Refuse(Status::CheckCondition, Sense::WRONG_AMOUNT.encode(false));
             return Ok(Some(vec![Ready { task, verdict, data: Vec::new(), reserved: 0 }]));
         }
-        let progress = connection.advance(transfer, out, limit)?;
+        let progress = connection.advance(transfer, out)?;
         Ok(Some(match progress {
             Progress::Waits => Vec::new(),
             Progress::Complete(ready) => vec![ready],
@@ -275,8 +281,7 @@ impl<'a> Receiver<'a> {
                 return Ok(None);
             }
             let verdict = connection.session.judge(&task);
-            let limit = self.shared.limits.in_flight_bytes;
-            return Ok(match connection.judged(&task, data, verdict, out, limit)? {
+            return Ok(match connection.judged(&task, data, verdict, out)? {
                 Progress::Waits => None,
                 Progress::Complete(ready) => Some(ready),
             });
@@ -344,6 +349,10 @@ fn logout(connection: &Arc<Connection>, head: &Head, out: &mut Outbox) -> io::Re
         CONNECTION => NO_CONNECTION,
         _ => NO_RECOVERY,
     };
+    if response == 0 && (why == SESSION || connection.session.is_last(number)) {
+        // What the initiator held is free when it is told that it is out.
+        connection.session.finish();
+    }
     out.push(Head::new(opcode::LOGOUT_RESPONSE).with(2, &[response]).with_tag(head.tag()), Number::Status, &[])?;
     out.flush()?;
     if response != 0 {

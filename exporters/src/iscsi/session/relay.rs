@@ -61,8 +61,12 @@ pub(in super::super) fn serve(
         let _end = relay.workers.ending();
         let other = || relay.attend(scope, false);
         // Without a second thread all is left to the workers.
-        let _ = thread::Builder::new().name("iscsi-relay".into()).spawn_scoped(scope, other);
-        relay.attend(scope, true)
+        let other = thread::Builder::new().name("iscsi-relay".into()).spawn_scoped(scope, other);
+        let first = relay.attend(scope, true);
+        let failed = || Err(io::Error::other("a thread failed in an unforeseen way"));
+        let second = other.map_or(Ok(()), |thread| thread.join().unwrap_or_else(|_| failed()));
+        // Who finds out why it ends is not always who receives.
+        second.and(first)
     });
     if draining.load(Ordering::Relaxed) {
         connection.announce_end();
@@ -117,37 +121,27 @@ impl Relay<'_> {
     fn attend<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>, mut receives: bool) -> io::Result<()> {
         let _leaving = Leaving(self);
         let mut executor = self.executor();
-        loop {
-            if !receives && !self.stand_by()? {
-                return Ok(());
-            }
-            match self.receive(scope, &mut executor) {
-                Ok(End::Replaced) => receives = false,
-                Ok(End::Over) => return Ok(()),
-                Err(error) => {
-                    // The other one may be in the middle of sending.
-                    self.shared.connection.transport.close();
-                    return Err(error);
+        let mut turns = || -> io::Result<()> {
+            loop {
+                if !receives && !self.stand_by()? {
+                    return Ok(());
+                }
+                match self.receive(scope, &mut executor)? {
+                    End::Replaced => receives = false,
+                    End::Over => return Ok(()),
                 }
             }
-        }
+        };
+        // The other one may be in the middle of receiving or sending.
+        turns().inspect_err(|_| self.shared.connection.transport.close())
     }
 
     fn executor(&self) -> Executor<'_> {
-        Executor {
-            out: Outbox::new(self.shared.connection.clone()),
-            pace: &self.pace,
-            limit: self.shared.limits.in_flight_bytes,
-            slow: false,
-        }
+        Executor { out: Outbox::new(self.shared.connection.clone()), pace: &self.pace, slow: false }
     }
 
     /// Receive, and do what can be done at once.
-    fn receive<'scope>(
-        &'scope self,
-        scope: &'scope Scope<'scope, '_>,
-        executor: &mut Executor<'_>,
-    ) -> io::Result<End> {
+    fn receive<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>, executor: &mut Executor<'_>) -> io::Result<End> {
         let mut receiver = self.receiver.lock();
         loop {
             let Some(mut ready) = receiver.next(&mut executor.out)? else {
@@ -247,7 +241,8 @@ impl Relay<'_> {
                 0 => asked = false,
                 1 if !asked => {
                     asked = true;
-                    connection.ping()?;
+                    // A connection that is broken is found out by who receives.
+                    let _ = connection.ping();
                 }
                 1 => {}
                 _ => {

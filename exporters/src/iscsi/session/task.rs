@@ -27,6 +27,7 @@ mod phase {
 pub(super) struct Task {
     pub(super) tag: u32,
     pub(super) immediate: bool,
+    pub(super) number: u32,
     /// The address of the unit, as it came.
     pub(super) address: [u8; 8],
     /// What that stands for.
@@ -48,6 +49,7 @@ pub(super) struct Task {
 pub(super) struct Parts {
     pub(super) tag: u32,
     pub(super) immediate: bool,
+    pub(super) number: u32,
     pub(super) address: [u8; 8],
     pub(super) cdb: Cdb,
     pub(super) expected: u32,
@@ -59,10 +61,11 @@ pub(super) struct Parts {
 
 impl Task {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { tag, immediate, address, cdb, expected, reads, writes, ordered, connection } = parts;
+        let Parts { tag, immediate, number, address, cdb, expected, reads, writes, ordered, connection } = parts;
         Self {
             tag,
             immediate,
+            number,
             address,
             lun: crate::scsi::decode_lun(address),
             cdb,
@@ -78,6 +81,10 @@ impl Task {
 
     pub(super) fn is_aborted(&self) -> bool {
         self.phase.load(Ordering::Acquire) == phase::ABORTED
+    }
+
+    pub(super) fn is_working(&self) -> bool {
+        self.phase.load(Ordering::Acquire) == phase::WORKING
     }
 
     /// From here on it cannot be aborted without waiting for it. `false` when it was aborted.
@@ -97,6 +104,12 @@ impl Task {
         if self.phase.swap(phase::ABORTED, Ordering::AcqRel) == phase::WORKING {
             waiting.push(answer.clone());
         }
+    }
+
+    /// Abort it, if nobody has to wait for its end. `false` when somebody has to.
+    pub(super) fn abort_at_once(&self) -> bool {
+        let state = self.phase.compare_exchange(phase::WAITING, phase::ABORTED, Ordering::AcqRel, Ordering::Acquire);
+        state != Err(phase::WORKING)
     }
 
     /// Abort it.

@@ -19,8 +19,10 @@ use super::{
 };
 
 /// The data of the commands of a connection that are not complete.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Transfers {
+    /// Bytes that may be asked for at a time.
+    limit: usize,
     by_tag: HashMap<u32, Transfer>,
     /// Bytes that were asked for and are not used up.
     promised: usize,
@@ -28,6 +30,12 @@ pub(super) struct Transfers {
     waiting: VecDeque<u32>,
     /// The last target transfer tag.
     tags: u32,
+}
+
+impl Transfers {
+    pub(super) fn new(limit: usize) -> Self {
+        Self { limit, by_tag: HashMap::new(), promised: 0, waiting: VecDeque::new(), tags: 0 }
+    }
 }
 
 /// The data of a command.
@@ -126,8 +134,8 @@ impl Connection {
     }
 
     /// Nothing more comes of a transfer that was taken out.
-    pub(super) fn forget(&self, transfer: &Transfer, out: &mut Outbox, limit: usize) -> io::Result<()> {
-        self.release(transfer.reserved, out, limit)
+    pub(super) fn forget(&self, transfer: &Transfer, out: &mut Outbox) -> io::Result<()> {
+        self.release(transfer.reserved, out)
     }
 
     /// The command's turn has come: this is what it is, and wants.
@@ -137,19 +145,18 @@ impl Connection {
         data: Vec<u8>,
         verdict: Verdict,
         out: &mut Outbox,
-        limit: usize,
     ) -> io::Result<Progress> {
         let kept = self.take_transfer(task.tag);
         let mut transfer = kept.unwrap_or_else(|| Transfer::new(task.clone(), data, false));
         let wants = verdict.wants().min(usize::try_from(task.expected).unwrap_or(usize::MAX));
         transfer.verdict = Some((verdict, if task.writes { wants } else { 0 }));
-        self.advance(transfer, out, limit)
+        self.advance(transfer, out)
     }
 
     /// Go on with a transfer that was taken out.
-    pub(super) fn advance(&self, mut transfer: Transfer, out: &mut Outbox, limit: usize) -> io::Result<Progress> {
+    pub(super) fn advance(&self, mut transfer: Transfer, out: &mut Outbox) -> io::Result<Progress> {
         if transfer.task.is_aborted() {
-            self.forget(&transfer, out, limit)?;
+            self.forget(&transfer, out)?;
             return Ok(Progress::Waits);
         }
         let Some((_, wants)) = transfer.verdict.as_ref().filter(|_| !transfer.unsolicited) else {
@@ -171,7 +178,7 @@ impl Connection {
         let tag = transfer.task.tag;
         if transfer.reserved == 0 {
             let rest = wants - transfer.filled;
-            if transfers.promised > 0 && transfers.promised.saturating_add(rest) > limit {
+            if transfers.promised > 0 && transfers.promised.saturating_add(rest) > transfers.limit {
                 transfers.waiting.push_back(tag);
                 transfers.by_tag.insert(tag, transfer);
                 return Ok(Progress::Waits);
@@ -188,37 +195,30 @@ impl Connection {
     }
 
     /// Give back what was promised to a command that is done, so that others get it.
-    pub(super) fn release(&self, reserved: usize, out: &mut Outbox, limit: usize) -> io::Result<()> {
+    pub(super) fn release(&self, reserved: usize, out: &mut Outbox) -> io::Result<()> {
         if reserved == 0 {
             return Ok(());
         }
-        let mut transfers = self.transfers.lock();
-        transfers.promised = transfers.promised.saturating_sub(reserved);
-        let mut requests = Vec::new();
-        while let Some(tag) = transfers.waiting.front().copied() {
-            let rest = transfers.by_tag.get(&tag).and_then(Transfer::rest).unwrap_or(0);
-            if rest > 0 && transfers.promised > 0 && transfers.promised.saturating_add(rest) > limit {
-                break;
-            }
-            transfers.waiting.pop_front();
-            // One that was aborted meanwhile is not there, or wants nothing.
-            let Some(mut transfer) = transfers.by_tag.remove(&tag).filter(|_| rest > 0) else { continue };
-            transfers.promised += rest;
-            transfer.reserved = rest;
-            let wants = transfer.filled + rest;
-            transfer.data.resize(wants, 0);
-            requests.push(transfers.request(&mut transfer, wants, self.session.parameters.max_burst));
-            transfers.by_tag.insert(tag, transfer);
-        }
-        drop(transfers);
+        let requests = {
+            let mut transfers = self.transfers.lock();
+            transfers.promised = transfers.promised.saturating_sub(reserved);
+            transfers.grant(self.session.parameters.max_burst)
+        };
         requests.into_iter().try_for_each(|request| out.push(request, Number::Next, &[]))
     }
 
     /// Nothing more comes of a command that was aborted.
-    pub(super) fn discard(&self, tag: u32) {
-        let mut transfers = self.transfers.lock();
-        if let Some(transfer) = transfers.by_tag.remove(&tag) {
+    pub(super) fn discard(self: &Arc<Self>, tag: u32) {
+        let requests = {
+            let mut transfers = self.transfers.lock();
+            let Some(transfer) = transfers.by_tag.remove(&tag) else { return };
             transfers.promised = transfers.promised.saturating_sub(transfer.reserved);
+            transfers.grant(self.session.parameters.max_burst)
+        };
+        for request in requests {
+            if self.send(request, Number::Next, &[]).is_err() {
+                self.transport.close();
+            }
         }
     }
 }
@@ -232,6 +232,30 @@ impl Transfer {
 }
 
 impl Transfers {
+    /// Promise what there is to commands that wait for it, and ask for their first bursts.
+    fn grant(&mut self, burst: usize) -> Vec<Head> {
+        let mut requests = Vec::new();
+        while let Some(tag) = self.waiting.front().copied() {
+            let rest = self.by_tag.get(&tag).and_then(Transfer::rest).unwrap_or(0);
+            if rest > 0 && self.promised > 0 && self.promised.saturating_add(rest) > self.limit {
+                break;
+            }
+            self.waiting.pop_front();
+            // One that was aborted meanwhile is not there, or wants nothing.
+            if rest == 0 {
+                continue;
+            }
+            let Some(mut transfer) = self.by_tag.remove(&tag) else { continue };
+            self.promised += rest;
+            transfer.reserved = rest;
+            let wants = transfer.filled + rest;
+            transfer.data.resize(wants, 0);
+            requests.push(self.request(&mut transfer, wants, burst));
+            self.by_tag.insert(tag, transfer);
+        }
+        requests
+    }
+
     /// Ask for the next burst (11.8).
     fn request(&mut self, transfer: &mut Transfer, wants: usize, burst: usize) -> Head {
         self.tags = self.tags.wrapping_add(1);

@@ -246,7 +246,8 @@ mod tests {
     /// The table of SPC-4 5.13.3: for each type, what others may do that are not registered, and that are.
     #[test]
     fn who_may_do_what() {
-        let mut state = State { keys: BTreeMap::from([("holder".to_owned(), 1), ("other".to_owned(), 2)]), ..State::default() };
+        let mut state =
+            State { keys: BTreeMap::from([("holder".to_owned(), 1), ("other".to_owned(), 2)]), ..State::default() };
         let may = |state: &State, port| {
             [Access::Free, Access::State, Access::Read, Access::Write].map(|access| state.admits(port, access))
         };

@@ -70,7 +70,8 @@ impl LogicalUnit {
         if list.len() < LIST || (!moves && list.len() != LIST) {
             return Err(Sense::PARAMETER_LENGTH.into());
         }
-        let judged = matches!(service, service::RESERVE | service::RELEASE | service::PREEMPT | service::PREEMPT_AND_ABORT);
+        let judged =
+            matches!(service, service::RESERVE | service::RELEASE | service::PREEMPT | service::PREEMPT_AND_ABORT);
         let kind = Kind::from_code(scope_and_kind & 0x0f);
         // The only scope is the unit.
         if judged && (scope_and_kind & 0xf0 != 0 || kind.is_none()) {

@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use serde::{Deserialize, Serialize};
 
-pub use export::{DatastoreOptions, NbdOptions, NfsOptions, Protocol, SmbOptions};
+pub use export::{DatastoreOptions, IscsiOptions, NbdOptions, NfsOptions, Protocol, SmbOptions};
 pub use recover::{Recover, RecoverAction, RecoverStart};
 
 /// Bacula backups that get up and walk: volumes as a filesystem, without staging and without Bacula.
@@ -328,7 +328,8 @@ impl Cli {
                     lacks("<TREE-PATH|IMAGE> <TREE-PATH|IMAGE>");
                 }
             }
-            Command::Inspect { paths, .. } | Command::Export { protocol: Protocol::Nbd { paths, .. } } => {
+            Command::Inspect { paths, .. }
+            | Command::Export { protocol: Protocol::Nbd { paths, .. } | Protocol::Iscsi { paths, .. } } => {
                 if paths.is_empty() {
                     give_back(&mut options, paths);
                 }

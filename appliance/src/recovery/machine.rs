@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use vfs::node::Node;
 
 use super::{
-    doors::nbd,
+    doors::{iscsi, nbd},
     record::{DiskRecord, Door, Record},
 };
 use crate::{
@@ -89,6 +89,12 @@ fn source(record: &Record, session: &Path, disk: &DiskRecord) -> Result<DiskSour
             host: address.ip().to_string(),
             path: format!("/{}/{}-flat.vmdk", record.id, disk.name),
             ports: Some((address.port(), address.port())),
+        }),
+        (Door::Iscsi, Some(address)) => Ok(DiskSource::Iscsi {
+            portal: address.to_string(),
+            target: iscsi::target(record),
+            lun: record.disks.iter().position(|d| d == disk).and_then(|n| u16::try_from(n).ok()).unwrap_or(0),
+            chap: None,
         }),
         (Door::Nbd, _) => Ok(DiskSource::NbdUnix { socket: nbd::socket(session), export: disk.name.clone() }),
         (door, _) => {

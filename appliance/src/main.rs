@@ -4,6 +4,7 @@ mod cli;
 mod commands;
 mod config;
 mod daemon;
+mod guest_fix;
 mod output;
 mod progress;
 mod recovery;

@@ -3,10 +3,7 @@
 //! Whoever runs a recovery asks a [`Driver`] for what it needs, and tells the operator when the hypervisor has no such
 //! thing, instead of asking which hypervisor it is.
 
-use std::{
-    path::PathBuf,
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 

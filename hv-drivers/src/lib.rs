@@ -11,6 +11,7 @@
 //! backups.
 
 pub mod driver;
+mod durable;
 pub mod machine;
 pub mod native;
 pub mod nbd;

@@ -2,7 +2,8 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -10,7 +11,7 @@ use std::{
 };
 
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::{
     case, installed,
@@ -194,6 +195,93 @@ fn a_daemon_may_be_killed_at_any_step() {
         ends += 1;
     }
     assert!(ends >= 2, "{ends} steps");
+    recovery.assert_unchanged();
+}
+
+/// Runs commands of qemu-io in a running QEMU, as if its guest wrote: what comes back was acknowledged to the guest.
+fn as_guest(session: &Value, disk: &str, commands: &[&str]) {
+    let path = session["machine_state"]["qmp"].as_str().expect("a monitor");
+    let stream = UnixStream::connect(path).expect("the monitor");
+    stream.set_read_timeout(Some(LIMIT)).expect("a limit");
+    let mut lines = BufReader::new(&stream)
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(&line.expect("a line")).expect("JSON"));
+    let mut execute = |command: &str, arguments: Value| {
+        let request = json!({ "execute": command, "arguments": arguments });
+        (&stream).write_all(format!("{request}\n").as_bytes()).expect("a request");
+        let reply = lines.find(|line| line.get("event").is_none() && line.get("QMP").is_none()).expect("a reply");
+        assert!(reply.get("error").is_none(), "{reply}");
+        reply["return"].clone()
+    };
+    execute("qmp_capabilities", json!({}));
+    let blocks = execute("query-block", json!({}));
+    let all = blocks.as_array().expect("disks");
+    let disk = all.iter().filter_map(|b| b["qdev"].as_str()).find(|qdev| qdev.contains(disk));
+    let disk = disk.unwrap_or_else(|| panic!("{blocks:#}"));
+    for line in commands {
+        let line = format!("qemu-io -d {disk} \"{line}\"");
+        let said = execute("human-monitor-command", json!({ "command-line": line }));
+        let said = said.as_str().unwrap_or_default();
+        assert!(!said.contains("failed") && !said.contains("Error"), "{line}: {said}");
+    }
+}
+
+/// The daemon is killed at each step of moving a running machine's disks: the next one goes on, what the guest was told to be
+/// written is in the files, the machine runs on them, and nothing else is left.
+#[test]
+fn a_machine_moves_whatever_becomes_of_the_daemon() {
+    if !installed("moving a machine", &["qemu-system-x86_64", "qemu-io", "qemu-img"]) {
+        return;
+    }
+    let recovery = Recovery::new();
+    let mut steps = 0;
+    loop {
+        let daemon = recovery.daemon();
+        let session = recovery.run(&["recover", "web01", "--on", "qemu", "--memory", "64", "--network", "none"]).json();
+        let id = session["id"].as_str().expect("a name");
+        assert_eq!((&session["state"], &session["machine_state"]["state"]), (&json!("running"), &json!("running")));
+        as_guest(&session, "disk0", &["write -P 0x77 5M 64k", "flush"]);
+        let permanent = temp();
+        let to = permanent.path().to_str().expect("a path");
+        let reached = at_step(recovery.command(&["recover", "migrate", id, "--to", to]), steps, || {
+            let mut daemon = daemon;
+            as_guest(&session, "disk1", &["write -P 0x78 1M 4k", "flush"]);
+            daemon.child.kill().expect("a signal");
+            daemon.child.wait().expect("its end");
+        });
+        let _daemon = recovery.daemon();
+        recovery.until(<[Value]>::is_empty);
+        assert_eq!(recovery.left(), Vec::<PathBuf>::new(), "step {steps}");
+        let pid = session["machine_state"]["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).expect("a process");
+        let pid = rustix::process::Pid::from_raw(pid).expect("a process");
+        as_guest(&session, "disk0", &["read -P 0x77 5M 64k", "write -P 0x79 6M 4k"]);
+        rustix::process::kill_process(pid, Signal::TERM).expect("it runs on");
+        let disk = |name: &str| permanent.path().join(format!("web01-{name}.qcow2"));
+        // It lets go of its files when it has ended.
+        let begun = Instant::now();
+        while rustix::process::test_kill_process(pid).is_ok() && begun.elapsed() < Duration::from_secs(10) {
+            thread::sleep(Duration::from_millis(20));
+        }
+        let verify = |disk: &Path, lines: &[&str]| {
+            let mut command = Command::new("qemu-io");
+            command.args(["-U", "-r", "-f", "qcow2"]).arg(disk);
+            for line in lines {
+                command.args(["-c", line]);
+            }
+            let run = run_within(&mut command, LIMIT).good();
+            assert!(!run.text().contains("failed"), "step {steps}: {}", run.text());
+        };
+        verify(&disk("disk0"), &["read -P 0x77 5M 64k", "read -P 0x79 6M 4k"]);
+        if reached {
+            verify(&disk("disk1"), &["read -P 0x78 1M 4k"]);
+        }
+        fs::remove_dir_all(recovery.state.path().join("machines").join(id)).expect("the machine's folder");
+        if !reached {
+            break;
+        }
+        steps += 1;
+    }
+    assert!(steps >= 4, "{steps} steps");
     recovery.assert_unchanged();
 }
 

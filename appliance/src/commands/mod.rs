@@ -5,7 +5,7 @@ mod convert;
 mod diff;
 mod export;
 mod extract;
-mod inspect;
+pub mod inspect;
 mod jobs;
 mod ls;
 mod mount;

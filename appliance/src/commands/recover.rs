@@ -3,6 +3,7 @@
 use std::{io::Write, path::PathBuf, sync::Arc};
 
 use blockdev::{Error, Result};
+use hv_drivers::driver::FileFormat;
 use serde_json::Value;
 
 use super::open_sources;
@@ -34,12 +35,37 @@ pub fn run(cli: &Cli, recover: &Recover) -> Result<u8> {
         }
         Some(RecoverAction::Show { id }) => tell(cli, &[ask(Request::Show { id: id.clone() })?]),
         Some(RecoverAction::Stop { id }) => ask(Request::Stop { id: id.clone() }).map(drop),
+        Some(RecoverAction::Migrate { id, to, format }) => {
+            let folder = std::path::absolute(to).map_err(|e| Error::io(format!("cannot find {}", to.display()), e))?;
+            let format = if format == "raw" { FileFormat::Raw } else { FileFormat::Qcow2 };
+            moved(cli, &ask(Request::Migrate { id: id.clone(), folder, format })?)
+        }
         Some(RecoverAction::Renew { id, lease }) => {
             let seconds = lease.map(|minutes| minutes.saturating_mul(60));
             tell(cli, &[ask(Request::Renew { id: id.clone(), seconds })?])
         }
     }?;
     Ok(0)
+}
+
+/// Says where the disks are now.
+fn moved(cli: &Cli, moved: &Value) -> Result<()> {
+    let mut out = output::stdout();
+    if cli.sources.json {
+        return output::written(writeln!(out, "{moved:#}").and_then(|()| out.flush()));
+    }
+    for disk in moved["disks"].as_array().into_iter().flatten() {
+        output::written(writeln!(out, "{}", disk["path"].as_str().unwrap_or_default()))?;
+    }
+    output::written(out.flush())?;
+    let machine = &moved["machine"];
+    output::note(&format!(
+        "the machine runs on, process {}; its console is {}, its screen {} (VNC)",
+        machine["pid"],
+        machine["console"].as_str().unwrap_or_default(),
+        machine["vnc"].as_str().unwrap_or_default(),
+    ));
+    Ok(())
 }
 
 fn target(start: &RecoverStart) -> Result<&str> {
@@ -54,7 +80,10 @@ fn wish(cli: &Cli, start: &RecoverStart) -> Result<Wish> {
         sources: absolute(&cli.sources)?,
         door: start.through,
         listen: start.listen.clone(),
+        allow: start.allow.clone(),
         quota: start.overlay_quota,
+        qemu: start.qemu()?,
+        fix: start.fix_guest,
         lease: start.lease.map(|minutes| minutes.saturating_mul(60)),
     })
 }

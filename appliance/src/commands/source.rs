@@ -23,6 +23,7 @@ use crate::cli::{Cli, Sources};
 const TOPS: [&str; 4] = ["jobs", "clients", "machines", "images"];
 
 /// A disk to work on.
+#[derive(Clone)]
 pub struct DiskSource {
     /// What the user called it.
     pub label: String,

@@ -23,6 +23,7 @@ use std::{
 };
 
 use blockdev::{Error, ErrorKind, Result};
+use hv_drivers::driver::FileFormat;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -49,6 +50,8 @@ pub enum Request {
     Show { id: String },
     /// End one.
     Stop { id: String },
+    /// Move the disks of its machine into files of `folder`.
+    Migrate { id: String, folder: PathBuf, format: FileFormat },
     /// Give one `seconds` from now, or no end.
     Renew { id: String, seconds: Option<u64> },
 }
@@ -153,6 +156,7 @@ fn run(request: Request, sessions: &Sessions, step: &dyn Fn(&str)) -> Result<Val
         Request::List => sessions.list(),
         Request::Show { id } => sessions.show(&id),
         Request::Stop { id } => sessions.stop(&id, step).map(|()| Value::Null),
+        Request::Migrate { id, folder, format } => sessions.migrate(&id, Some((folder, format)), step),
         Request::Renew { id, seconds } => sessions.renew(&id, seconds),
     }
 }

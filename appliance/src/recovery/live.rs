@@ -1,6 +1,11 @@
 //! What is alive of a session: its disks over their overlays, and the door at which they are.
 
-use std::{fs, os::unix::fs::MetadataExt, path::PathBuf, sync::Arc};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use blockdev::{
     BlockDevice, Error, Result, WriteAt,
@@ -10,20 +15,22 @@ use blockdev::{
 use parking_lot::Mutex;
 
 use super::{
-    doors::{self, Serving},
+    doors::{self, Serving, nbd},
     record::Record,
     store::Store,
 };
-use crate::commands::{
-    Opened,
-    source::{DiskSource, Disks},
+use crate::{
+    commands::{
+        Opened,
+        source::{DiskSource, Disks},
+    },
+    guest_fix::{self, apply::Place},
 };
 
 /// A disk that a hypervisor reads and writes.
 pub struct LiveDisk {
     pub name: String,
     /// What stands for the disk and this session: the same after a restart, another for each session.
-    #[expect(dead_code, reason = "for doors that name disks by themselves")]
     pub identity: String,
     pub disk: Arc<dyn WriteAt>,
     pub source: DiskSource,
@@ -34,9 +41,12 @@ pub struct LiveDisk {
 /// A session whose disks are served.
 pub struct Live {
     pub disks: Vec<LiveDisk>,
-    serving: Mutex<Option<Box<dyn Serving>>>,
+    /// The door for this machine first, the one that was asked for last.
+    serving: Mutex<Vec<Box<dyn Serving>>>,
+    /// Somebody wants the session to end: what takes long gives up.
+    pub is_ending: AtomicBool,
     // Last: the volumes stay open as long as the disks.
-    _opened: Arc<Opened>,
+    pub opened: Arc<Opened>,
 }
 
 /// What a session has done so far, since the daemon began.
@@ -97,11 +107,33 @@ impl Live {
         }
         step("door");
         let serving = doors::open(record, &folder, &disks)?;
-        record.addresses = serving.addresses();
-        for disk in &mut record.disks {
-            disk.uri = Some(serving.uri(&disk.name));
+        if let Some(asked) = serving.last() {
+            record.addresses = asked.addresses();
+            for disk in &mut record.disks {
+                disk.uri = Some(asked.uri(&disk.name));
+            }
         }
-        Ok(Self { disks, serving: Mutex::new(Some(serving)), _opened: Arc::clone(opened) })
+        Ok(Self { disks, serving: Mutex::new(serving), is_ending: AtomicBool::new(false), opened: Arc::clone(opened) })
+    }
+
+    /// Mends the guest for the devices of `target`, in the overlays. What it was given before is written again.
+    ///
+    /// # Errors
+    ///
+    /// When no system is found, or it cannot be written to.
+    pub fn fix(&self, record: &Record, folder: &Path, target: guest_fix::Target, step: &dyn Fn(&str)) -> Result<()> {
+        let plan = guest_fix::plan(&self.opened, &format!("{}/files", record.point), &self.sources(), target)?;
+        plan.notes.iter().for_each(|note| step(&format!("guest: {note}")));
+        plan.edits.iter().for_each(|edit| step(&format!("guest fix: {}", edit.why)));
+        let socket = nbd::socket(folder);
+        let place =
+            |disk: &LiveDisk| Place { at: format!("nbd:///{}?socket={}", disk.name, socket.display()), format: "raw" };
+        guest_fix::apply::apply(&plan, &self.disks.iter().map(place).collect::<Vec<_>>())
+    }
+
+    /// The disks as they are in the backup.
+    pub fn sources(&self) -> Vec<DiskSource> {
+        self.disks.iter().map(|disk| disk.source.clone()).collect()
     }
 
     pub fn figures(&self) -> Figures {
@@ -112,29 +144,31 @@ impl Live {
             all.overlay_bytes += fs::metadata(overlay).map_or(0, |m| m.blocks() * 512);
             all.errors += counters.errors(Operation::Read) + counters.errors(Operation::Write);
         }
-        all.clients = self.serving.lock().as_ref().map_or(0, |serving| serving.clients());
+        all.clients = self.serving.lock().iter().map(|serving| serving.clients()).sum();
         all
     }
 
-    /// Closes the door, in good order: what was written is durable then. Does nothing the second time.
+    /// Closes the doors, in good order: what was written is durable then. Does nothing the second time.
     ///
     /// # Errors
     ///
     /// When what was written cannot be made durable.
     pub fn close(&self) -> Result<()> {
-        let serving = self.serving.lock().take();
-        serving.map_or(Ok(()), Serving::end)
+        let all = std::mem::take(&mut *self.serving.lock());
+        // Each is closed, whatever becomes of the others.
+        let ended: Vec<_> = all.into_iter().map(Serving::end).collect();
+        ended.into_iter().collect()
     }
 }
 
 /// Whether a file is an overlay whose making was broken off: its header is written last.
-fn is_unfinished(path: &std::path::Path) -> bool {
+fn is_unfinished(path: &Path) -> bool {
     use std::io::Read;
     let mut magic = [0; 4];
     fs::File::open(path).and_then(|mut f| f.read_exact(&mut magic)).is_err() || magic == [0; 4]
 }
 
-fn remove(path: &std::path::Path) -> Result<()> {
+fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
             Err(Error::io(format!("cannot remove {}", path.display()), e))

@@ -12,6 +12,7 @@
 
 pub mod doors;
 pub mod live;
+pub mod machine;
 pub mod quote;
 pub mod record;
 pub mod sessions;

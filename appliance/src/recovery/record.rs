@@ -8,9 +8,10 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use hv_drivers::{driver::Target, qemu::Settings};
 use serde::{Deserialize, Serialize};
 
-use crate::cli::Sources;
+use crate::{cli::Sources, guest_fix};
 
 /// How far a session has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,7 +64,7 @@ pub enum Door {
 }
 
 /// One recovery in progress.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Record {
     /// Its name: the machine's and a number that is used once.
     pub id: String,
@@ -82,11 +83,23 @@ pub struct Record {
     pub door: Door,
     /// Where else than in the session's folder the door is to be: ADDRESS:PORT.
     pub listen: Option<String>,
+    /// Machines that may connect: addresses and networks; empty: as the door has it.
+    pub allow: Vec<String>,
     /// Where the door is, once it was opened: there it is opened again.
     pub addresses: Vec<String>,
     pub disks: Vec<DiskRecord>,
     /// Bytes that each overlay may take.
     pub quota: Option<u64>,
+    /// The hypervisor for whose devices the guest is mended.
+    pub fix: Option<guest_fix::Target>,
+    /// It has been.
+    pub fixed: bool,
+    /// How QEMU runs the machine; `None`: somebody else does.
+    pub qemu: Option<Settings>,
+    /// Where its disks are being moved.
+    pub targets: Vec<Target>,
+    /// They have been, and the machine stays when the session ends.
+    pub moved: bool,
 }
 
 /// A disk of a session.
@@ -104,6 +117,15 @@ impl Record {
     /// The name of a disk's overlay in the session's folder.
     pub fn overlay(&self, folder: &Path, disk: &DiskRecord) -> PathBuf {
         folder.join("overlays").join(format!("{}.qcow2", disk.name))
+    }
+
+    /// Where the door is to listen on the network: where it was before, or where it was asked for, or else at `default`.
+    pub fn wanted(&self, default: &str) -> Vec<String> {
+        let was: Vec<_> = self.addresses.iter().filter(|a| !a.starts_with("unix:")).cloned().collect();
+        if !was.is_empty() {
+            return was;
+        }
+        vec![self.listen.clone().unwrap_or_else(|| default.to_owned())]
     }
 
     pub fn is_overdue(&self) -> bool {

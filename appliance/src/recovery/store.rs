@@ -67,6 +67,11 @@ impl Store {
         self.folder.join("sessions").join(id)
     }
 
+    /// The folder of a session's machine.
+    pub fn machine_folder(&self, id: &str) -> PathBuf {
+        self.folder.join("machines").join(id)
+    }
+
     /// A name for a session of `machine` that no other ever had.
     pub fn new_id(&self, machine: &str) -> Result<String> {
         let database = self.database.lock();

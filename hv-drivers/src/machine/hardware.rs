@@ -198,7 +198,9 @@ mod tests {
         let mac = Mac::parse("00-50-56-AA-bb-01").expect("an address");
         assert_eq!(mac.to_string(), "00:50:56:aa:bb:01");
         assert_eq!(Mac::parse("005056aabb01"), Some(mac));
-        for wrong in ["", "00:50:56:aa:bb", "01:00:5e:00:00:01", "00:00:00:00:00:00", "00:50:56:aa:bb:0g", "é:50:56:aa:bb:01"] {
+        for wrong in
+            ["", "00:50:56:aa:bb", "01:00:5e:00:00:01", "00:00:00:00:00:00", "00:50:56:aa:bb:0g", "é:50:56:aa:bb:01"]
+        {
             assert_eq!(Mac::parse(wrong), None, "{wrong}");
         }
         assert!(Mac::parse(&Mac::random().to_string()).is_some());

@@ -214,7 +214,8 @@ impl Machine {
     pub fn family(&self) -> Family {
         let os = self.guest_os.as_deref().unwrap_or_default().to_ascii_lowercase();
         // Proxmox: win11, w2k19, wxp, wvista; VMware: windows2019srv-64, winNetStandardGuest.
-        let is_windows = os.contains("windows") || (os.contains("win") && !os.contains("darwin")) || os.starts_with("w2k");
+        let is_windows =
+            os.contains("windows") || (os.contains("win") && !os.contains("darwin")) || os.starts_with("w2k");
         if is_windows || os == "wxp" || os == "wvista" { Family::Windows } else { Family::Unix }
     }
 

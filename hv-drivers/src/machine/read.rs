@@ -39,7 +39,8 @@ pub fn machine(value: &Value) -> Option<Machine> {
 
 /// Text that is fit to be shown and to be put into a configuration: of one line, not longer than is sensible.
 pub fn text_of(text: &str) -> Option<String> {
-    let text: String = text.trim().chars().take(TEXT_MAX).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+    let text: String =
+        text.trim().chars().take(TEXT_MAX).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
     (!text.is_empty()).then_some(text)
 }
 

@@ -27,7 +27,18 @@ pub fn has_kvm(program: &Path) -> bool {
 /// Whether the BIOS speaks under KVM.
 fn speaks(program: &Path) -> bool {
     let mut command = Command::new(program);
-    command.args(["-no-user-config", "-nodefaults", "-machine", "pc,accel=kvm", "-cpu", "host", "-m", "32", "-display", "none"]);
+    command.args([
+        "-no-user-config",
+        "-nodefaults",
+        "-machine",
+        "pc,accel=kvm",
+        "-cpu",
+        "host",
+        "-m",
+        "32",
+        "-display",
+        "none",
+    ]);
     // SeaBIOS writes its log to this port.
     command.args(["-chardev", "stdio,id=log", "-device", "isa-debugcon,iobase=0x402,chardev=log"]);
     let Ok(mut child) = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn() else {

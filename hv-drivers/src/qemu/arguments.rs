@@ -73,7 +73,10 @@ impl Parts<'_> {
         let machine = &self.spec.machine;
         if self.spec.disks.len() != machine.disks.len() {
             let (places, disks) = (self.spec.disks.len(), machine.disks.len());
-            return Err(Error::invalid(format!("{} has {disks} disks, and {places} places of disks are given", machine.name)));
+            return Err(Error::invalid(format!(
+                "{} has {disks} disks, and {places} places of disks are given",
+                machine.name
+            )));
         }
         let mut line = Line(Vec::new());
         line.0.extend(["-no-user-config".to_owned(), "-nodefaults".to_owned()]);
@@ -93,7 +96,10 @@ impl Parts<'_> {
         if self.sandbox {
             // The bridge helper is a program of its own, and gains rights.
             let mode = if matches!(self.spec.settings.network, Network::Bridge(_)) { "allow" } else { "deny" };
-            line.add("-sandbox", format!("on,obsolete=deny,elevateprivileges={mode},spawn={mode},resourcecontrol=deny"));
+            line.add(
+                "-sandbox",
+                format!("on,obsolete=deny,elevateprivileges={mode},spawn={mode},resourcecontrol=deny"),
+            );
         }
         Ok(line.0)
     }
@@ -119,11 +125,14 @@ impl Parts<'_> {
         line.add("-cpu", cpu);
         let told = machine.cpus;
         let count = settings.cpus.unwrap_or_else(|| told.count()).clamp(1, CPUS_MAX);
-        line.add("-smp", if count == told.count() {
-            format!("cpus={count},sockets={},cores={},threads={}", told.sockets, told.cores, told.threads)
-        } else {
-            format!("cpus={count},sockets=1,cores={count},threads=1")
-        });
+        line.add(
+            "-smp",
+            if count == told.count() {
+                format!("cpus={count},sockets={},cores={},threads={}", told.sockets, told.cores, told.threads)
+            } else {
+                format!("cpus={count},sockets=1,cores={count},threads=1")
+            },
+        );
         line.add("-m", format!("size={}M", settings.memory_mib.unwrap_or(machine.memory_mib).max(1)));
         line.add("-rtc", if is_windows { "base=localtime" } else { "base=utc" });
         line.add("-boot", "strict=on,menu=off");
@@ -160,7 +169,10 @@ impl Parts<'_> {
 
     fn monitors(&self, line: &mut Line) -> Result<()> {
         for name in ["qmp", "events"] {
-            line.add("-chardev", format!("socket,id={name},path={},server=on,wait=off", self.socket(&format!("{name}.sock"))?));
+            line.add(
+                "-chardev",
+                format!("socket,id={name},path={},server=on,wait=off", self.socket(&format!("{name}.sock"))?),
+            );
             line.add("-mon", format!("chardev={name},mode=control"));
         }
         let log = self.folder.join(super::console::LOG);

@@ -53,8 +53,9 @@ impl Console {
         };
         let len = file.metadata().map_err(failed)?.len();
         if len < self.at {
-            // It was cut.
+            // It was cut: what follows does not go on where this ends.
             self.at = 0;
+            self.window.clear();
         }
         if len == self.at {
             return Ok(false);

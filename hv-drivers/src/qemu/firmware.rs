@@ -122,7 +122,10 @@ impl Flash {
         }
         let failed = |e| Error::io(format!("cannot make the firmware's variables {}", own.display()), e);
         if fs::metadata(template).map_err(failed)?.len() > TEMPLATE_MAX {
-            return Err(Error::new(ErrorKind::Limit, format!("{} is larger than variables can be", template.display())));
+            return Err(Error::new(
+                ErrorKind::Limit,
+                format!("{} is larger than variables can be", template.display()),
+            ));
         }
         let fresh = folder.join("vars.fd.new");
         let bytes = fs::read(template).map_err(failed)?;
@@ -158,7 +161,10 @@ mod tests {
             fs::create_dir(folder).expect("a folder");
         }
         let write = |path: PathBuf, value: Value| fs::write(path, value.to_string()).expect("a file");
-        write(system.join("40-secure.json"), descriptor("secure.fd", &["secure-boot", "enrolled-keys", "requires-smm"]));
+        write(
+            system.join("40-secure.json"),
+            descriptor("secure.fd", &["secure-boot", "enrolled-keys", "requires-smm"]),
+        );
         write(system.join("50-gone.json"), descriptor("gone.fd", &[]));
         write(system.join("60-plain.json"), descriptor("code.fd", &[]));
         fs::write(system.join("10-broken.json"), "{").expect("a file");

@@ -23,14 +23,11 @@ pub mod screen;
 mod settings;
 mod source;
 
-use std::{
-    path::Path,
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
 pub use self::{
     plan::Plan,
-    running::{Running, Stopped, start},
+    running::{Running, Stopped, read_spec, start},
     settings::{Accelerator, Display, Forward, Network, Settings, Spec},
 };
 use crate::{
@@ -92,10 +89,10 @@ impl Relocation for Qemu {
 
     fn complete(&self, id: &str) -> Result<()> {
         let nothing = || Error::invalid(format!("the disks of the machine in {id} are not being moved"));
-        migrate::Migration::find(&found(id)?)?.ok_or_else(nothing)?.complete(&migrate::Completion::default())
+        migrate::Migration::find(&found(id)?)?.ok_or_else(nothing)?.complete(&migrate::Completion::default()).map(drop)
     }
 
     fn cancel(&self, id: &str) -> Result<()> {
-        migrate::Migration::find(&found(id)?)?.map_or(Ok(()), |migration| migration.cancel())
+        migrate::Migration::find(&found(id)?)?.map_or(Ok(()), migrate::Migration::cancel)
     }
 }

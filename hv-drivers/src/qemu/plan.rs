@@ -153,7 +153,10 @@ fn places(machine: &Machine, buses: &[Bus]) -> Result<Vec<PlannedDisk>> {
         // IDE has one controller of four places.
         let any = || any().filter(|(controller, _)| *bus != Bus::Ide || *controller == 0);
         let Some((controller, unit)) = asked.filter(free).or_else(any) else {
-            return Err(Error::invalid(format!("the machine {} has more disks on {bus} than QEMU has places", machine.name)));
+            return Err(Error::invalid(format!(
+                "the machine {} has more disks on {bus} than QEMU has places",
+                machine.name
+            )));
         };
         taken.insert((bus.name(), controller, unit));
         let serial = disk.serial.as_deref().map(serial).filter(|serial| !serial.is_empty());
@@ -199,9 +202,11 @@ mod tests {
 
     #[test]
     fn disks_stay_where_they_were() {
-        let mut m = machine(&[(Bus::Pvscsi, Some(3)), (Bus::Pvscsi, Some(3)), (Bus::Pvscsi, Some(200)), (Bus::Sata, None)]);
+        let mut m =
+            machine(&[(Bus::Pvscsi, Some(3)), (Bus::Pvscsi, Some(3)), (Bus::Pvscsi, Some(200)), (Bus::Sata, None)]);
         assert_eq!(places_of(&m), [(Bus::Pvscsi, 0, 3), (Bus::Pvscsi, 0, 0), (Bus::Pvscsi, 0, 1), (Bus::Sata, 0, 0)]);
-        m.controllers = vec![Controller { id: "a".into(), kind: Bus::Pvscsi }, Controller { id: "b".into(), kind: Bus::Pvscsi }];
+        m.controllers =
+            vec![Controller { id: "a".into(), kind: Bus::Pvscsi }, Controller { id: "b".into(), kind: Bus::Pvscsi }];
         for (disk, name) in m.disks.iter_mut().zip(["a", "b"]) {
             disk.controller = Some(name.into());
         }

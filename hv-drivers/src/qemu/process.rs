@@ -81,7 +81,10 @@ impl Process {
         let until = Instant::now() + within;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            let timeout = Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() };
+            let timeout = Timespec {
+                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: left.subsec_nanos().into(),
+            };
             // A pidfd is readable when its process has ended, waited for or not.
             match poll(&mut [PollFd::new(&self.handle, PollFlags::IN)], Some(&timeout)) {
                 Ok(0) => return false,

@@ -124,7 +124,7 @@ fn write_spec(folder: &Path, spec: &Spec) -> Result<()> {
     let path = folder.join(SPEC);
     let failed = |e| Error::io(format!("cannot write {}", path.display()), e);
     let text = serde_json::to_vec_pretty(spec).map_err(|e| Error::invalid(format!("{}: {e}", path.display())))?;
-    super::migrate::write_durably(&path, &text).map_err(failed)
+    crate::durable::write(&path, &text).map_err(failed)
 }
 
 fn spawn(program: &Path, arguments: &[String], folder: &Path) -> Result<Child> {
@@ -193,7 +193,8 @@ impl Running {
     ///
     /// When one runs, and what it was started with cannot be read.
     pub fn find(folder: &Path) -> Result<Option<Self>> {
-        let folder = std::path::absolute(folder).map_err(|e| Error::io(format!("cannot find {}", folder.display()), e))?;
+        let folder =
+            std::path::absolute(folder).map_err(|e| Error::io(format!("cannot find {}", folder.display()), e))?;
         let Some(process) = Process::of(&folder)? else { return Ok(None) };
         let spec = read_spec(&folder)?;
         Ok(Some(Self { folder, process, spec, notes: Vec::new() }))
@@ -347,7 +348,10 @@ impl Running {
             return Ok(());
         }
         let (pid, folder) = (self.process.pid, self.folder.display());
-        Err(Error::new(ErrorKind::Io, format!("process {pid} of the machine in {folder} does not end: it waits for a disk")))
+        Err(Error::new(
+            ErrorKind::Io,
+            format!("process {pid} of the machine in {folder} does not end: it waits for a disk"),
+        ))
     }
 }
 

@@ -1,10 +1,6 @@
 //! What a machine shows: as a picture, and as text where it shows text.
 
-use std::{
-    fs,
-    path::Path,
-    time::Duration,
-};
+use std::{fs, path::Path};
 
 use serde_json::json;
 
@@ -58,11 +54,6 @@ impl Running {
         let _ = fs::remove_file(&fresh);
         let cells = cells.map_err(|e| Error::io(format!("cannot read {}", fresh.display()), e))?;
         Ok(text(&cells))
-    }
-
-    /// Whether its process has ended: a short wait between two looks at it.
-    pub(super) fn rests(&self, pause: Duration) -> bool {
-        self.has_ended(pause)
     }
 }
 

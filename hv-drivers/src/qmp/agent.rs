@@ -66,7 +66,10 @@ impl Agent {
                 }
                 lines += 1;
                 if lines > LINES_MAX {
-                    return Err(Error::new(ErrorKind::Limit, format!("the {} does not stop talking", self.channel.peer())));
+                    return Err(Error::new(
+                        ErrorKind::Limit,
+                        format!("the {} does not stop talking", self.channel.peer()),
+                    ));
                 }
             }
         }
@@ -107,12 +110,16 @@ impl Agent {
     /// When it does not answer.
     pub fn info(&mut self) -> Result<GuestInfo> {
         let info = self.execute("guest-info", &json!({}))?;
-        let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().chars().take(256).collect();
+        let text =
+            |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().chars().take(256).collect();
         let listed = info.get("supported_commands").and_then(Value::as_array).into_iter().flatten().take(1000);
         let enabled = listed.filter(|c| c.get("enabled").and_then(Value::as_bool) != Some(false));
         let commands: Vec<String> = enabled.map(|c| text(c.get("name"))).collect();
         let os = if commands.iter().any(|c| c == "guest-get-osinfo") {
-            self.execute("guest-get-osinfo", &json!({})).ok().map(|os| text(os.get("pretty-name"))).filter(|os: &String| !os.is_empty())
+            self.execute("guest-get-osinfo", &json!({}))
+                .ok()
+                .map(|os| text(os.get("pretty-name")))
+                .filter(|os: &String| !os.is_empty())
         } else {
             None
         };

@@ -83,7 +83,10 @@ impl Channel {
             }
             self.searched = self.received.len();
             if self.searched > LINE_MAX {
-                return Err(Error::new(ErrorKind::Limit, format!("{} sends a line of more than {LINE_MAX} bytes", self.peer)));
+                return Err(Error::new(
+                    ErrorKind::Limit,
+                    format!("{} sends a line of more than {LINE_MAX} bytes", self.peer),
+                ));
             }
             let Some(timeout) = left(until) else { return Ok(None) };
             self.stream.set_read_timeout(Some(timeout)).map_err(|e| self.broken(e))?;

@@ -75,7 +75,11 @@ impl Event {
         let is = |key: &str| self.data.get(key).and_then(Value::as_bool) == Some(true);
         match self.name.as_str() {
             "BLOCK_IO_ERROR" => EventKind::IoError {
-                disk: [text("node-name"), text("device")].into_iter().find(|n| !n.is_empty()).unwrap_or("a disk").into(),
+                disk: [text("node-name"), text("device")]
+                    .into_iter()
+                    .find(|n| !n.is_empty())
+                    .unwrap_or("a disk")
+                    .into(),
                 write: text("operation") == "write",
                 no_space: is("nospace"),
                 paused: text("action") == "stop",

@@ -1,6 +1,7 @@
 //! The doors of a session, one module each.
 
-mod nbd;
+pub mod nbd;
+mod nfs;
 
 use std::path::Path;
 
@@ -30,14 +31,16 @@ pub trait Serving: Send {
     fn end(self: Box<Self>) -> Result<()>;
 }
 
-/// Opens the door of a session.
+/// Opens the doors of a session: always one for this machine, and after it the one that was asked for, if it is another.
 ///
 /// # Errors
 ///
-/// When its address is taken or cannot be used.
-pub fn open(record: &Record, folder: &Path, disks: &[LiveDisk]) -> Result<Box<dyn Serving>> {
+/// When an address is taken or cannot be used.
+pub fn open(record: &Record, folder: &Path, disks: &[LiveDisk]) -> Result<Vec<Box<dyn Serving>>> {
+    let own = nbd::open(record, folder, disks)?;
     match record.door {
-        Door::Nbd => nbd::open(record, folder, disks),
+        Door::Nbd => Ok(vec![own]),
+        Door::Nfs => Ok(vec![own, nfs::open(record, folder, disks)?]),
         other => Err(Error::unsupported(format!("sessions through {other:?} are not there yet"))),
     }
 }

@@ -1,15 +1,27 @@
 //! NBD: each disk is an export of its name, at a Unix socket in the session's folder and where else it was asked for.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use blockdev::Result;
 use exporters::nbd::{self, Config, Export, Exports, Limits, Listener, Server};
 
-use super::{super::live::LiveDisk, Record, Serving};
+use super::{
+    super::{live::LiveDisk, record::Door},
+    Record, Serving,
+};
 use crate::output;
 
 /// How long clients may take for replies when the door is closed.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// The socket for this machine, in a session's folder.
+pub fn socket(folder: &Path) -> PathBuf {
+    folder.join("nbd.sock")
+}
 
 pub fn open(record: &Record, folder: &Path, disks: &[LiveDisk]) -> Result<Box<dyn Serving>> {
     let exports = Arc::new(Exports::new());
@@ -18,10 +30,11 @@ pub fn open(record: &Record, folder: &Path, disks: &[LiveDisk]) -> Result<Box<dy
         export.description = disk.source.label.chars().take(1000).collect();
         exports.insert(export)?;
     }
-    let mut listeners = vec![Listener::unix(&folder.join("nbd.sock"))?];
-    let was: Vec<_> = record.addresses.iter().filter(|a| !a.starts_with("unix:")).cloned().collect();
-    for address in if was.is_empty() { record.listen.iter().cloned().collect() } else { was } {
-        listeners.extend(Listener::tcp(&address)?);
+    let mut listeners = vec![Listener::unix(&socket(folder))?];
+    if record.door == Door::Nbd {
+        for address in record.wanted("").iter().filter(|a| !a.is_empty()) {
+            listeners.extend(Listener::tcp(address)?);
+        }
     }
     let config = Config { limits: Limits::default(), tls: None, report: Some(Box::new(output::note)) };
     Ok(Box::new(Nbd(Server::start(config, exports, listeners)?)))

@@ -76,14 +76,6 @@ pub struct Export {
     verifier: AtomicU64,
 }
 
-/// The content of a file.
-pub(super) enum Content {
-    /// It never changes.
-    Fixed(Arc<dyn ReadAt>),
-    /// It can be changed.
-    Writable(OpenFile),
-}
-
 impl Export {
     /// Serve the directory `root`.
     ///
@@ -201,17 +193,23 @@ impl Export {
         if self.allowed(place, attributes, who)? & wanted != 0 { Ok(()) } else { Err(Status::Access) }
     }
 
-    /// The content of a file. Whoever comes first opens it; the others wait.
-    pub(super) fn content(&self, place: &Place) -> Result<Content, Status> {
+    /// The content of a file that never changes. Whoever comes first opens it; the others wait.
+    pub(super) fn content(&self, place: &Place) -> Result<Arc<dyn ReadAt>, Status> {
         match place.node() {
-            Node::File(file) if file.changes().is_some() => self.open_file(place).map(Content::Writable),
             Node::File(file) => {
-                let content = self.contents.get_or_insert_with(&place.ino(), || file.open());
-                content.map(Content::Fixed).map_err(|e| self.status(&e))
+                self.contents.get_or_insert_with(&place.ino(), || file.open()).map_err(|e| self.status(&e))
             }
             Node::Dir(_) => Err(Status::IsDirectory),
             _ => Err(Status::Invalid),
         }
+    }
+
+    /// A file that can be changed, opened, and its attributes.
+    pub(super) fn changing(&self, place: &Place) -> Result<(OpenFile, Attributes), Status> {
+        let file = self.open_file(place)?;
+        let attributes = file.attributes().map_err(|e| self.status(&e))?;
+        // It is open here, and has no name any more.
+        if attributes.nlink == 0 { Err(Status::Stale) } else { Ok((file, attributes)) }
     }
 
     /// A file that can be changed, opened.

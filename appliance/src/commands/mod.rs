@@ -96,7 +96,11 @@ fn open(cli: &Cli) -> Result<Opened> {
     }
     let archive = Archive::open(options)?;
     progress::show_indexing(&archive, cli.sources.quiet || cli.sources.json);
-    let sources = Sources { archive: has_archive.then(|| Arc::clone(&archive)), images: cli.sources.images.clone() };
+    let sources = Sources {
+        archive: has_archive.then(|| Arc::clone(&archive)),
+        images: cli.sources.images.clone(),
+        secrets: config::secrets(&cli.sources)?,
+    };
     Ok(Opened { tree: providers::tree(&sources)?, archive })
 }
 

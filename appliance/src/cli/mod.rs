@@ -51,6 +51,12 @@ pub struct Sources {
     #[arg(long, global = true, value_name = "DIR", help_heading = "Sources")]
     pub volume_keys: Option<PathBuf>,
 
+    /// Files with a secret each, for encrypted volumes of guests: the passphrase or key file of a LUKS volume; the
+    /// recovery password, passphrase or startup key (.BEK) of a BitLocker volume [env: REVENANT_UNLOCK, separated by
+    /// colons]
+    #[arg(long, global = true, num_args = 1.., value_name = "FILE", help_heading = "Sources")]
+    pub unlock: Vec<PathBuf>,
+
     /// Disk images outside any backup: they appear as `images/FILE-NAME`
     #[arg(long = "image", global = true, num_args = 1.., value_name = "FILE", help_heading = "Sources")]
     pub images: Vec<PathBuf>,
@@ -273,8 +279,8 @@ impl Cli {
     #[must_use]
     pub fn from_process() -> Self {
         let mut cli = Self::parse();
-        let Sources { volumes, keys, images, .. } = &mut cli.sources;
-        let mut options = [volumes, keys, images];
+        let Sources { volumes, keys, unlock, images, .. } = &mut cli.sources;
+        let mut options = [volumes, keys, unlock, images];
         match &mut cli.command {
             Command::Ls { paths, .. } => give_back(&mut options, paths),
             Command::Extract { paths, .. } | Command::Verify { paths } => {

@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     commands::{Opened, inspect, source::DiskSource as Source},
+    config,
     output::size,
 };
 
@@ -60,10 +61,13 @@ pub fn described(opened: &Opened, record: &Record, disks: &[Source]) -> Result<M
     };
     machine.disks = record.disks.iter().map(|disk| &disk.name).enumerate().map(of).collect();
     if machine.firmware.is_none() {
-        machine.firmware = os::examine(&inspect::survey(disks)).firmware.map(|firmware| match firmware {
-            os::Firmware::Uefi => Firmware::Uefi,
-            os::Firmware::Bios | os::Firmware::Either => Firmware::Bios,
-        });
+        machine.firmware =
+            os::examine(&inspect::survey(disks, &config::secrets(&record.sources)?)).firmware.map(|firmware| {
+                match firmware {
+                    os::Firmware::Uefi => Firmware::Uefi,
+                    os::Firmware::Bios | os::Firmware::Either => Firmware::Bios,
+                }
+            });
     }
     Ok(machine)
 }

@@ -7,7 +7,7 @@ use blockdev::{
     images::{Disk, Member},
     partitions::{self, FsKind, Scheme, Survey, Volume},
 };
-use guestfs::os::{self, System};
+use guestfs::os::{self, Guest};
 use serde_json::{Value, json};
 
 use super::source::{DiskSource, Disks};
@@ -49,19 +49,15 @@ struct Machine<'a> {
     /// Bytes that are stored, of each disk.
     allocated: Vec<u64>,
     survey: Survey,
-    system: Option<System>,
+    guest: Guest,
 }
 
 impl<'a> Machine<'a> {
     fn of(sources: &'a [DiskSource]) -> Result<Self> {
-        let disks: Vec<(String, Arc<dyn BlockDevice>)> = sources
-            .iter()
-            .map(|s| (s.label.clone(), Arc::<Disk>::clone(&s.image.disk) as Arc<dyn BlockDevice>))
-            .collect();
         let allocated = sources.iter().map(|s| allocated(s.image.disk.as_ref())).collect::<Result<_>>()?;
-        let survey = partitions::survey(&disks);
-        let system = system(&survey);
-        Ok(Self { sources, allocated, survey, system })
+        let survey = survey(sources);
+        let guest = os::examine(&survey);
+        Ok(Self { sources, allocated, survey, guest })
     }
 
     /// The volumes that have a part on a disk.
@@ -71,20 +67,12 @@ impl<'a> Machine<'a> {
 
     /// How the machine would be started, as far as its disks tell.
     fn firmware(&self) -> Option<&'static str> {
-        if let Some(firmware) = self.system.as_ref().and_then(|s| s.firmware) {
-            return Some(firmware.name());
-        }
-        let volumes = &self.survey.volumes;
-        let is_esp = |v: &&Volume| v.kind.as_ref().is_some_and(|k| k.name.contains("EFI"));
-        if volumes.iter().any(|v| v.scheme == Scheme::Gpt && is_esp(&v)) {
-            return Some("uefi");
-        }
-        volumes.iter().any(|v| v.scheme == Scheme::Mbr && v.active).then_some("bios")
+        self.guest.firmware.map(os::Firmware::name)
     }
 
     /// The family of the system: as it says itself, or as its filesystems tell.
     fn family(&self) -> Option<&'static str> {
-        if let Some(system) = &self.system {
+        if let Some(system) = &self.guest.system {
             return Some(system.family.name());
         }
         let kinds: Vec<_> = self.survey.volumes.iter().filter_map(|v| Some(v.content.as_ref()?.kind)).collect();
@@ -96,9 +84,9 @@ impl<'a> Machine<'a> {
     }
 
     /// What is known of the guest, for programs.
-    fn guest(&self) -> Value {
+    fn guest_value(&self) -> Value {
         let mut guest = json!({ "family": self.family(), "firmware": self.firmware() });
-        if let (Some(s), Value::Object(guest)) = (&self.system, &mut guest) {
+        if let (Some(s), Value::Object(guest)) = (&self.guest.system, &mut guest) {
             guest.insert("name".into(), json!(s.name));
             guest.insert("version".into(), json!(s.version));
             guest.insert("architecture".into(), json!(s.architecture));
@@ -134,7 +122,7 @@ impl<'a> Machine<'a> {
                 "partition_table": table.map(|d| d.scheme.name()),
                 "disk_id": table.and_then(|d| d.id.as_deref()),
                 "volumes": self.volumes_of(&source.label).map(|v| volume_value(v, self.tree_path(v).as_deref())).collect::<Vec<_>>(),
-                "guest": self.guest(),
+                "guest": self.guest_value(),
                 "notes": self.notes(source),
             })
         };
@@ -208,7 +196,7 @@ impl<'a> Machine<'a> {
     }
 
     fn print_guest(&self, out: &mut dyn Write) -> std::io::Result<()> {
-        let Some(system) = &self.system else {
+        let Some(system) = &self.guest.system else {
             let guest: Vec<_> = [self.family(), self.firmware()].into_iter().flatten().collect();
             return if guest.is_empty() { Ok(()) } else { writeln!(out, "\nguest: {}", guest.join(", ")) };
         };
@@ -225,12 +213,11 @@ impl<'a> Machine<'a> {
 }
 
 /// Who the guest on these volumes is. Filesystems that cannot be opened say nothing.
-fn system(survey: &Survey) -> Option<System> {
-    let opened: Vec<_> = guestfs::find(&survey.volumes)
-        .iter()
-        .filter_map(|found| Some((survey.volumes.get(*found.volumes.first()?)?, found.open().ok()?)))
-        .collect();
-    os::identify(&survey.disks, &opened)
+/// The volumes of the disks of one machine.
+pub fn survey(sources: &[DiskSource]) -> Survey {
+    let device = |disk: &Arc<Disk>| -> Arc<dyn BlockDevice> { Arc::<Disk>::clone(disk) };
+    let disks: Vec<_> = sources.iter().map(|s| (s.label.clone(), device(&s.image.disk))).collect();
+    partitions::survey(&disks)
 }
 
 /// Bytes that a disk stores.

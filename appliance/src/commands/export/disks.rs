@@ -44,13 +44,3 @@ pub fn overlay(path: &Path, source: &DiskSource, disk: Arc<dyn BlockDevice>, quo
     settings.quota = quota;
     if path.exists() { Overlay::open(path, disk, &settings) } else { Overlay::create(path, disk, &settings) }
 }
-
-/// What a disk is called: its file's name without extension, unless another is called so, too.
-pub fn name_of(source: &DiskSource, all: &[DiskSource]) -> String {
-    let stem = |s: &DiskSource| {
-        let name = Path::new(&s.label).file_stem().map(|n| n.to_string_lossy().into_owned());
-        name.unwrap_or_else(|| s.label.clone())
-    };
-    let own = stem(source);
-    if all.iter().filter(|s| stem(s) == own).count() == 1 { own } else { source.label.clone() }
-}

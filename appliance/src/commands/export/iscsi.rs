@@ -65,7 +65,7 @@ fn unit(source: &DiskSource, all: &[DiskSource], options: &IscsiOptions) -> Resu
     let mut settings =
         Options { identity: source.identity.clone(), reservations: None, write_through: options.write_through };
     let Some(path) = &options.overlay else { return LogicalUnit::new(Disk::ReadOnly(disk), settings) };
-    let path = disks::overlay_path(path, &disks::name_of(source, all));
+    let path = disks::overlay_path(path, &source.name(all));
     let overlay = disks::overlay(&path, source, disk, options.overlay_quota)?;
     let place = path.canonicalize().map_err(|e| Error::io(format!("cannot find {}", path.display()), e))?;
     settings.identity.push(0);

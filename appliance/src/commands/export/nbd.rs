@@ -32,7 +32,7 @@ pub fn run(cli: &Cli, paths: &[OsString], options: &NbdOptions) -> Result<u8> {
     let exports = Arc::new(Exports::new());
     let mut names = Vec::new();
     for source in &sources {
-        let name = options.name.clone().unwrap_or_else(|| disks::name_of(source, &sources));
+        let name = options.name.clone().unwrap_or_else(|| source.name(&sources));
         let disk: Arc<dyn BlockDevice> = Arc::<Disk>::clone(&source.image.disk);
         let mut export = Export::new(
             name.clone(),

@@ -208,7 +208,7 @@ fn iscsi_over_a_restart() {
         r#"D=$(iscsi_up {target} {port}) || {{ echo "$D"; exit 9; }}
         exec 3<$D
         dd bs=64k count=100 <&3 2>/dev/null >/tmp/head
-        echo middle | nc $HOST {at}
+        echo middle | nc $HOST {at} >/dev/null
         cat /tmp/head - <&3 | sha256sum | cut -d' ' -f1
         exec 3<&-
         blockdev --getro $D
@@ -278,7 +278,7 @@ END
     // The lab's jobs wrote over the filesystem as if it were empty space; a new one is what a guest needs.
     let script = format!(
         r#"{}
-        mkfs.ext4 -q -F -b 1024 -L ours ${{D}}2 && mount -t ext4 ${{D}}2 /mnt || exit 7
+        mkfs.ext4 -q -F -L ours ${{D}}2 && mount -t ext4 ${{D}}2 /mnt || exit 7
         dd if=/dev/urandom of=/mnt/data bs=64k count=100 2>/dev/null && sync
         sha256sum </mnt/data
         umount /mnt && fstrim /mnt 2>/dev/null

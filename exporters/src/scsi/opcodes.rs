@@ -16,6 +16,7 @@ pub(crate) const REQUEST_SENSE: u8 = 0x03;
 pub(crate) const INQUIRY: u8 = 0x12;
 
 /// A command.
+#[derive(Clone, Copy)]
 pub(super) struct Opcode {
     pub(super) code: u8,
     /// Of those that are told apart by it.

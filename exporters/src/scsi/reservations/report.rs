@@ -18,19 +18,19 @@ impl LogicalUnit {
     pub(in super::super) fn decode_reserve_in(&self, _port: &str, cdb: &Cdb) -> Result<Action, Failure> {
         let state = self.reservations.state.lock();
         let mut bytes = match cdb.service_action() {
-            READ_KEYS => listed(&state, state.keys.values().flat_map(|key| key.to_be_bytes()).collect()),
-            READ_RESERVATION => listed(&state, reservation(&state)),
+            READ_KEYS => listed(&state, &state.keys.values().flat_map(|key| key.to_be_bytes()).collect::<Vec<_>>()),
+            READ_RESERVATION => listed(&state, &reservation(&state)),
             REPORT_CAPABILITIES => capabilities(&state, self.reservations.file.is_some()),
-            _ => listed(&state, full_status(&state)),
+            _ => listed(&state, &full_status(&state)),
         };
         bytes.truncate(cdb.be16(7).into());
         Ok(Action::Answer(bytes))
     }
 }
 
-fn listed(state: &State, list: Vec<u8>) -> Vec<u8> {
+fn listed(state: &State, list: &[u8]) -> Vec<u8> {
     let length = u32::try_from(list.len()).unwrap_or(u32::MAX);
-    [&state.generation.to_be_bytes()[..], &length.to_be_bytes(), &list].concat()
+    [&state.generation.to_be_bytes()[..], &length.to_be_bytes(), list].concat()
 }
 
 fn reservation(state: &State) -> Vec<u8> {

@@ -19,11 +19,12 @@ use serde_json::{Value, json};
 use vfs::node::Node;
 
 use super::{
-    doors::nbd,
+    doors::{iscsi, nbd},
     record::{DiskRecord, Door, Record},
 };
 use crate::{
     commands::{Opened, inspect, source::DiskSource as Source},
+    config,
     output::size,
 };
 
@@ -60,10 +61,13 @@ pub fn described(opened: &Opened, record: &Record, disks: &[Source]) -> Result<M
     };
     machine.disks = record.disks.iter().map(|disk| &disk.name).enumerate().map(of).collect();
     if machine.firmware.is_none() {
-        machine.firmware = os::examine(&inspect::survey(disks)).firmware.map(|firmware| match firmware {
-            os::Firmware::Uefi => Firmware::Uefi,
-            os::Firmware::Bios | os::Firmware::Either => Firmware::Bios,
-        });
+        machine.firmware =
+            os::examine(&inspect::survey(disks, &config::secrets(&record.sources)?)).firmware.map(|firmware| {
+                match firmware {
+                    os::Firmware::Uefi => Firmware::Uefi,
+                    os::Firmware::Bios | os::Firmware::Either => Firmware::Bios,
+                }
+            });
     }
     Ok(machine)
 }
@@ -89,6 +93,12 @@ fn source(record: &Record, session: &Path, disk: &DiskRecord) -> Result<DiskSour
             host: address.ip().to_string(),
             path: format!("/{}/{}-flat.vmdk", record.id, disk.name),
             ports: Some((address.port(), address.port())),
+        }),
+        (Door::Iscsi, Some(address)) => Ok(DiskSource::Iscsi {
+            portal: address.to_string(),
+            target: iscsi::target(record),
+            lun: record.disks.iter().position(|d| d == disk).and_then(|n| u16::try_from(n).ok()).unwrap_or(0),
+            chap: None,
         }),
         (Door::Nbd, _) => Ok(DiskSource::NbdUnix { socket: nbd::socket(session), export: disk.name.clone() }),
         (door, _) => {

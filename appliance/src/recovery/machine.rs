@@ -61,13 +61,11 @@ pub fn described(opened: &Opened, record: &Record, disks: &[Source]) -> Result<M
     };
     machine.disks = record.disks.iter().map(|disk| &disk.name).enumerate().map(of).collect();
     if machine.firmware.is_none() {
-        machine.firmware =
-            os::examine(&inspect::survey(disks, &config::secrets(&record.sources)?)).firmware.map(|firmware| {
-                match firmware {
-                    os::Firmware::Uefi => Firmware::Uefi,
-                    os::Firmware::Bios | os::Firmware::Either => Firmware::Bios,
-                }
-            });
+        let secrets = config::secrets(&record.sources)?;
+        machine.firmware = os::examine(&inspect::survey(disks, &secrets)).firmware.map(|firmware| match firmware {
+            os::Firmware::Uefi => Firmware::Uefi,
+            os::Firmware::Bios | os::Firmware::Either => Firmware::Bios,
+        });
     }
     Ok(machine)
 }

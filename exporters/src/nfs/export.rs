@@ -12,7 +12,7 @@ use blockdev::{ErrorKind, ReadAt};
 use quick_cache::sync::Cache;
 use vfs::{
     door::{EXECUTE, Identity, Place, Places, READ, Report, Totals, WRITE, permissions},
-    node::{Attributes, Changes, Node, OpenFile, Space},
+    node::{Attributes, Changes, Node, OpenFile, Space, WritableDir},
 };
 
 use super::{handle::Handle, protocol::Status, rpc::Credentials};
@@ -125,7 +125,7 @@ impl Export {
     /// The room where changes of `place` are kept, if it can be changed.
     pub(super) fn space(&self, place: &Arc<Place>) -> Result<Option<Space>, Status> {
         let dir = place.dir().or_else(|| place.parent().dir()).and_then(|dir| dir.writable());
-        dir.map(|dir| dir.space()).transpose().map_err(|e| self.status(&e))
+        dir.map(WritableDir::space).transpose().map_err(|e| self.status(&e))
     }
 
     /// The number by which clients tell this filesystem from others of this server.

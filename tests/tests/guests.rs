@@ -397,3 +397,44 @@ fn an_encrypted_volume_opens_with_its_passphrase() {
     assert_eq!((&volume["encryption"]["kind"], &volume["filesystem"]), (&Value::from("luks2"), &Value::from("ext4")));
     assert_eq!(volume["encryption"]["locked"], Value::Null);
 }
+
+/// Streams of directories come out as those of files do: beside them, in a folder and in an archive.
+#[test]
+fn streams_of_directories_are_restored() {
+    if !is_root() || !Path::new("/dev/fuse").exists() || Command::new("ntfs-3g").arg("--version").output().is_err() {
+        println!("SKIPPED: making NTFS volumes needs root, FUSE and ntfs-3g");
+        return;
+    }
+    let folder = temp();
+    let [image, place, out] = ["ntfs.raw", "mounted", "out"].map(|name| folder.path().join(name));
+    fs::File::create(&image).expect("an image").set_len(16 << 20).expect("its size");
+    fs::create_dir(&place).expect("a place");
+    tool("mkntfs", &["-q", "-F", "-f", shown(&image)]);
+    tool("ntfs-3g", &["-o", "streams_interface=xattr", shown(&image), shown(&place)]);
+    fs::create_dir_all(place.join("dir/sub")).expect("directories");
+    fs::write(place.join("dir/file"), "content").expect("a file");
+    for (path, value) in [("dir", "of a directory"), ("dir/sub", "of one in it"), ("dir/file", "of a file")] {
+        tool("setfattr", &["-n", "user.note", "-v", value, shown(&place.join(path))]);
+    }
+    tool("umount", &[shown(&place)]);
+    let run = |args: &[&str]| {
+        let mut command = bare(["--image", shown(&image)]);
+        command.args(args);
+        run_within(&mut command, LIMIT).good()
+    };
+    let root = "images/ntfs.raw/files/whole";
+    run(&["extract", root, "-o", shown(&out)]);
+    for (path, value) in
+        [("dir:note", "of a directory"), ("dir/sub:note", "of one in it"), ("dir/file:note", "of a file")]
+    {
+        assert_eq!(fs::read_to_string(out.join(path)).unwrap_or_else(|e| panic!("{path}: {e}")), value);
+    }
+    assert!(out.join("dir/sub").is_dir() && out.join("dir/file").is_file());
+    let archive = folder.path().join("all.tar");
+    fs::write(&archive, run(&["extract", root, "-o", "-"]).stdout).expect("an archive");
+    let listed = Command::new("tar").args(["-tf", shown(&archive)]).output().expect("tar");
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    for name in ["dir:note", "dir/sub:note", "dir/file:note", "dir/file"] {
+        assert!(listed.lines().any(|line| line == name), "{name} is not in {listed}");
+    }
+}

@@ -1,5 +1,6 @@
 //! The command line. It is stable: scripts and Bacula RunScripts depend on it.
 
+mod boot;
 mod export;
 
 use std::{ffi::OsString, path::PathBuf};
@@ -7,6 +8,7 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+pub use boot::{Accelerator, BootOptions};
 pub use export::{NbdOptions, NfsOptions, Protocol, SmbOptions};
 
 /// Bacula backups that get up and walk: volumes as a filesystem, without staging and without Bacula.
@@ -188,17 +190,25 @@ pub enum Command {
         /// Format of the images, when their own bytes are not to tell
         #[arg(short, long, value_name = "FORMAT")]
         format: Option<String>,
+        /// Print the machine as a hypervisor's own configuration: proxmox, vmx, hyperv, libvirt
+        #[arg(long, value_name = "HYPERVISOR")]
+        config: Option<String>,
     },
     /// Serve disks and files over the network until Ctrl-C
     Export {
         #[command(subcommand)]
         protocol: Protocol,
     },
-    /// Read files and folders and compare them with their checksums and digests
+    /// Read files and folders and compare them with their checksums and digests, or boot machines
     Verify {
-        /// Files or folders
+        /// Files or folders; with --boot, machines (machines/NAME/@TIME, images/NAME) or disk images
         #[arg(value_name = "TREE-PATH")]
         paths: Vec<OsString>,
+        /// Start the machine from its disks, without a network, and throw away what it writes. Exit code: 0 it came up, 1 it did not, 2 it could not be tried
+        #[arg(long)]
+        boot: bool,
+        #[command(flatten)]
+        options: BootOptions,
     },
     /// Print a script that completes commands in a shell
     Completions {
@@ -262,7 +272,7 @@ impl Cli {
         let mut options = [volumes, keys, images];
         match &mut cli.command {
             Command::Ls { paths, .. } => give_back(&mut options, paths),
-            Command::Extract { paths, .. } | Command::Verify { paths } => {
+            Command::Extract { paths, .. } | Command::Verify { paths, .. } => {
                 if paths.is_empty() {
                     give_back(&mut options, paths);
                 }

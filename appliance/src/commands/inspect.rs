@@ -1,16 +1,20 @@
 //! `revenant inspect`: what disks are made of, how they are divided and what their volumes hold.
 
-use std::{ffi::OsString, io::Write, sync::Arc};
+use std::{ffi::OsString, io::Write};
 
 use blockdev::{
-    BlockDevice, ExtentKind, ReadAt, Result,
+    ExtentKind, ReadAt, Result,
     images::{Disk, Member},
     partitions::{self, FsKind, Scheme, Survey, Volume},
 };
 use guestfs::os::{self, Guest};
+use hv_drivers::native;
 use serde_json::{Value, json};
 
-use super::source::{DiskSource, Disks};
+use super::{
+    machine,
+    source::{DiskSource, Disks},
+};
 use crate::{
     cli::Cli,
     output::{self, size},
@@ -43,6 +47,22 @@ pub fn run(cli: &Cli, paths: &[OsString], format: Option<&str>) -> Result<u8> {
     Ok(0)
 }
 
+/// The machines as configurations of a hypervisor.
+pub fn config(cli: &Cli, paths: &[OsString], format: Option<&str>, kind: &str) -> Result<u8> {
+    let (disks, format, kind) = (Disks::new(cli), format.map(str::parse).transpose()?, kind.parse::<native::Kind>()?);
+    let mut out = output::stdout();
+    for path in paths {
+        let found = machine::find(&disks, path, format)?;
+        let file = |source: &DiskSource| format!("{}.{}", machine::disk_name(source), kind.disk_extension());
+        let files: Vec<String> = found.sources.iter().map(file).collect();
+        let config = native::write(kind, &found.machine, &files)?;
+        config.notes.iter().for_each(|note| output::note(note));
+        output::written(out.write_all(config.text.as_bytes()))?;
+    }
+    output::written(out.flush())?;
+    Ok(0)
+}
+
 /// The disks of one machine.
 struct Machine<'a> {
     sources: &'a [DiskSource],
@@ -54,10 +74,7 @@ struct Machine<'a> {
 
 impl<'a> Machine<'a> {
     fn of(sources: &'a [DiskSource]) -> Result<Self> {
-        let disks: Vec<(String, Arc<dyn BlockDevice>)> = sources
-            .iter()
-            .map(|s| (s.label.clone(), Arc::<Disk>::clone(&s.image.disk) as Arc<dyn BlockDevice>))
-            .collect();
+        let disks = machine::named(sources);
         let allocated = sources.iter().map(|s| allocated(s.image.disk.as_ref())).collect::<Result<_>>()?;
         let survey = partitions::survey(&disks);
         let guest = os::examine(&survey);

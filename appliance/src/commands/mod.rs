@@ -8,10 +8,12 @@ mod extract;
 mod inspect;
 mod jobs;
 mod ls;
+mod machine;
 mod mount;
 mod points;
 mod source;
 mod verify;
+mod verify_boot;
 
 use std::{
     ffi::OsStr,
@@ -67,9 +69,11 @@ pub fn run(cli: &Cli) -> Result<u8> {
             convert::run(cli, from.as_deref().unwrap_or_default(), to.as_deref().unwrap_or(Path::new("")), options)
         }
         Command::Diff { paths, options } => diff::run(cli, paths, options),
-        Command::Inspect { paths, format } => inspect::run(cli, paths, format.as_deref()),
+        Command::Inspect { paths, format, config: Some(kind) } => inspect::config(cli, paths, format.as_deref(), kind),
+        Command::Inspect { paths, format, config: None } => inspect::run(cli, paths, format.as_deref()),
         Command::Export { protocol } => export::run(cli, protocol),
-        Command::Verify { paths } => verify::run(cli, paths),
+        Command::Verify { paths, boot: true, options } => verify_boot::run(cli, paths, options),
+        Command::Verify { paths, boot: false, .. } => verify::run(cli, paths),
     }
 }
 

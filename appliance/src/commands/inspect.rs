@@ -3,7 +3,7 @@
 use std::{ffi::OsString, io::Write};
 
 use blockdev::{
-    ExtentKind, ReadAt, Result,
+    BlockDevice, ExtentKind, ReadAt, Result,
     images::{Disk, Member},
     partitions::{self, FsKind, Scheme, Survey, Volume},
 };

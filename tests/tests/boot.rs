@@ -98,7 +98,8 @@ fn a_machine_comes_up_and_its_next_boot_is_read_ahead() {
     assert!(fs::read(report.path().join("screen.png")).expect("a picture").starts_with(b"\x89PNG"));
     let said = fs::read_to_string(report.path().join("console.log")).expect("a console");
     assert!(said.contains("GUEST-READY"));
-    let kept: Value = serde_json::from_slice(&fs::read(report.path().join("verdict.json")).expect("a file")).expect("JSON");
+    let kept: Value =
+        serde_json::from_slice(&fs::read(report.path().join("verdict.json")).expect("a file")).expect("JSON");
     assert_eq!(kept, verdict);
     place.is_clean();
 
@@ -126,7 +127,8 @@ fn what_does_not_come_up() {
     // The firmware's own words are on the screen.
     let (run, verdict) = place.boot(&image, &["--wait-for", "screen:No bootable device", "--memory", "64"]);
     assert_eq!(run.code(), Some(0), "{}: {verdict}", run.stderr);
-    for wrong in [["--wait-for", "smoke"], ["--wait-for", "port:0"], ["--wait-for", "console:/(/"], ["--firmware", "x"]] {
+    for wrong in [["--wait-for", "smoke"], ["--wait-for", "port:0"], ["--wait-for", "console:/(/"], ["--firmware", "x"]]
+    {
         let (run, _) = place.boot(&image, &wrong);
         assert_eq!(run.code(), Some(2), "{wrong:?}");
     }

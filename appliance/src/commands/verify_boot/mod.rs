@@ -86,7 +86,7 @@ fn one(
     verdict.outcome = outcome.unwrap_or_else(|e| format!("failed: {e}"));
     verdict.met = signs.met();
     verdict.picture(&trial);
-    verdict.ended(trial.end(), begun);
+    verdict.ended(trial.end(verdict.is_ready()), begun);
     verdict.save()?;
     Ok(verdict)
 }

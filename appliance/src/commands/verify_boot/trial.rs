@@ -141,15 +141,15 @@ impl Trial {
         self.folder.path().join("m").join(qemu::console::LOG)
     }
 
-    /// End it, and keep what it was read for. What was read and written.
-    pub fn end(self) -> Vec<Figures> {
+    /// End it; what was read and written. With `keep` what it was read for is kept: of a machine that came up.
+    pub fn end(self, keep: bool) -> Vec<Figures> {
         let Self { running, _server: server, disks, folder, cache, name, .. } = self;
         drop(running);
         drop(server);
         let mut figures = Vec::new();
         for disk in &disks {
-            let trace = disk.recorder.trace();
-            if let Err(e) = boot_traces::save(&cache, &name, &disk.name, &trace) {
+            let kept = || boot_traces::save(&cache, &name, &disk.name, &disk.recorder.trace());
+            if let Some(Err(e)) = keep.then(kept) {
                 output::note(&e.to_string());
             }
             figures.push(disk.figures());

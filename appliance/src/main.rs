@@ -4,8 +4,11 @@ mod boot_traces;
 mod cli;
 mod commands;
 mod config;
+mod daemon;
+mod guest_fix;
 mod output;
 mod progress;
+mod recovery;
 
 use std::process::ExitCode;
 

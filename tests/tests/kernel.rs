@@ -1,16 +1,11 @@
 //! The kernel's own clients: a guest with nothing but a Linux kernel and BusyBox mounts and attaches what is served here.
-//!
-//! `REVENANT_GUEST` names the folder of the guest, which `cargo xtask test` makes (`tests/lab/make-client-guest.sh`: root,
-//! mmdebstrap and a minute). Without it the tests are skipped. QEMU emulates the guest's processor, so that no
-//! virtualization is needed; a boot takes some seconds.
+//! See [`tests::guest`]; without it the tests are skipped.
 
 use std::{
-    env, fs,
+    fs,
     io::{Read, Write},
     net::TcpListener,
-    path::{Path, PathBuf},
     process::Command,
-    sync::OnceLock,
     thread,
     time::Duration,
 };
@@ -19,8 +14,8 @@ use rustix::process::Signal;
 use tests::{
     case,
     compare::{What, differences},
-    installed,
-    program::{Revenant, Run, run_within},
+    guest, installed,
+    program::{Revenant, run_within},
     served::Served,
     temp,
 };
@@ -28,34 +23,6 @@ use tests::{
 const LIMIT: Duration = Duration::from_secs(400);
 /// What a mount needs: version 3 over TCP, no lock manager, and no question after ports.
 const OPTIONS: &str = "vers=3,proto=tcp,mountproto=tcp,ro";
-
-fn script() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("lab/make-client-guest.sh")
-}
-
-/// The guest's folder.
-fn guest(test: &str) -> Option<&'static Path> {
-    static GUEST: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let guest = GUEST.get_or_init(|| {
-        let folder = PathBuf::from(env::var_os("REVENANT_GUEST")?);
-        if !installed("kernel clients", &["qemu-system-x86_64", "cpio", "zstd"]) {
-            return None;
-        }
-        // What is written last.
-        folder.join("stamp").exists().then_some(folder)
-    });
-    if guest.is_none() {
-        eprintln!("SKIPPED: {test}: REVENANT_GUEST names no folder with a guest");
-    }
-    guest.as_deref()
-}
-
-/// Runs a shell script in the guest.
-fn run(guest: &Path, commands: &str) -> Run {
-    let mut command = Command::new(script());
-    command.arg("run").arg(guest).args(["--timeout", "360", "--", commands]);
-    run_within(&mut command, LIMIT)
-}
 
 fn nfs(revenant: &Revenant, port: u64) -> Served {
     let listen = format!("127.0.0.1:{port}");
@@ -69,7 +36,7 @@ fn mount(port: u64) -> String {
 /// Everything that stock Bacula saved of odd things is what the kernel sees: names, times, links, devices, holes.
 #[test]
 fn nfs_tree() {
-    let Some(guest) = guest("NFS with the kernel's client") else { return };
+    let Some(guest) = guest::folder("NFS with the kernel's client") else { return };
     let case = case::shipped("special");
     let volumes = case.unpack();
     let revenant = Revenant::of(&case, volumes.path());
@@ -82,7 +49,7 @@ fn nfs_tree() {
             tar cf - srv /tmp/owner 2>/tmp/err || {{ cat /tmp/err; exit 8; }}",
             mount(served.port())
         );
-        let packed = run(guest, &script).good();
+        let packed = guest::run(guest, &script).good();
         let folder = temp();
         fs::write(folder.path().join("packed"), &packed.stdout).expect("what the guest packed");
         let root = folder.path().join("root");
@@ -109,7 +76,7 @@ fn nfs_tree() {
 /// nothing but a pause.
 #[test]
 fn nfs_over_a_restart() {
-    let Some(guest) = guest("NFS over a restart") else { return };
+    let Some(guest) = guest::folder("NFS over a restart") else { return };
     let case = case::shipped("disk-raw");
     let volumes = case.unpack();
     let revenant = Revenant::of(&case, volumes.path());
@@ -135,7 +102,7 @@ fn nfs_over_a_restart() {
         mount(port)
     );
     let guest = guest.to_owned();
-    let running = thread::spawn(move || run(&guest, &script));
+    let running = thread::spawn(move || guest::run(&guest, &script));
     let (mut told, _) = control.accept().expect("the guest");
     let mut word = [0; 6];
     told.read_exact(&mut word).expect("a word");
@@ -155,7 +122,7 @@ fn nfs_over_a_restart() {
 /// overlay it writes, and finds that again after a restart. The backup stays as it is.
 #[test]
 fn nbd() {
-    let Some(guest) = guest("NBD with the kernel's client") else { return };
+    let Some(guest) = guest::folder("NBD with the kernel's client") else { return };
     let volume = case::machine_volume();
     let before = fs::read(volume.path().join("web01-0001")).expect("the volume");
     let revenant = Revenant::new(volume.path());
@@ -184,7 +151,7 @@ fn nbd() {
         dd if=/dev/zero of=/dev/nbd0 bs=4k count=1 conv=fsync 2>/dev/null && echo written
         nbd-client -d /dev/nbd0 >/dev/null && echo detached"#
     );
-    let text = run(guest, &script).good().text();
+    let text = guest::run(guest, &script).good().text();
     assert_eq!(text.lines().collect::<Vec<_>>(), [wanted, "1", "root", "detached"]);
     drop(served);
 
@@ -207,7 +174,7 @@ fn nbd() {
         blockdev --flushbufs /dev/nbd0; nbd-client -d /dev/nbd0 >/dev/null && echo detached"#,
         attach(port)
     );
-    let text = run(guest, &script).good().text();
+    let text = guest::run(guest, &script).good().text();
     let (digest, rest) = text.split_once('\n').expect("lines");
     assert!(digest.len() > 64 && rest.contains("detached"), "{text}");
     assert!(served.end(Signal::TERM).success(), "{}", served.said());
@@ -220,7 +187,7 @@ fn nbd() {
         mount -t ext4 -o ro /dev/nbd0p2 /mnt && sha256sum </mnt/data",
         attach(port)
     );
-    let text = run(guest, &script).good().text();
+    let text = guest::run(guest, &script).good().text();
     assert_eq!(text.lines().next(), Some(digest));
     assert!(fs::read(volume.path().join("web01-0001")).expect("the volume") == before, "the backup is as it was");
 }

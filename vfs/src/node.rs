@@ -2,9 +2,14 @@
 //!
 //! Names, link targets and attribute values are bytes, as Unix has them: no encoding is assumed anywhere.
 
+mod changes;
+
 use std::sync::Arc;
 
 use blockdev::{ReadAt, Result, images::Image};
+pub use changes::{
+    Changes, Create, Made, OpenFile, SetAttributes, SetTime, Space, Stamp, Update, WritableDir, WritableFile,
+};
 pub use guestfs::{Kind, Time, Xattr};
 
 /// A node of the tree.
@@ -78,6 +83,11 @@ pub trait Inode: Send + Sync {
     ///
     /// When they cannot be read from where they are stored.
     fn xattrs(&self) -> Result<Vec<Xattr>>;
+
+    /// What can be changed, where anything can. Such a node is found by its number wherever it is moved to.
+    fn changes(&self) -> Option<&dyn Changes> {
+        None
+    }
 }
 
 /// One line of a directory.
@@ -135,6 +145,11 @@ pub trait Dir: Inode {
             _ => Ok(None),
         }
     }
+
+    /// The same directory for who changes its entries, where they can be changed.
+    fn writable(&self) -> Option<&dyn WritableDir> {
+        None
+    }
 }
 
 /// The digest of a file as it was stored with it.
@@ -183,6 +198,16 @@ pub trait File: Inode {
     /// When they cannot be found.
     fn alternate_streams(&self) -> Result<Vec<(Vec<u8>, Node)>> {
         Ok(Vec::new())
+    }
+
+    /// The same file for who changes its content, where that can be changed: a file whose [`Inode::changes`] are there
+    /// always gives one. The content that [`open`](Self::open) gives of such a file has the length of that moment.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be opened.
+    fn writable(&self) -> Result<Option<OpenFile>> {
+        Ok(None)
     }
 }
 

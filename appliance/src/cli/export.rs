@@ -15,17 +15,17 @@ pub enum Protocol {
         #[command(flatten)]
         options: NbdOptions,
     },
-    /// As NFS version 3: the whole tree or a folder of it, read-only
+    /// As NFS version 3: the whole tree or a folder of it, read-only; or a machine's disks, writable
     Nfs {
-        /// A folder [default: the whole tree]
+        /// A folder [default: the whole tree]; with --overlay a machine's point, or a disk
         #[arg(value_name = "TREE-PATH")]
         path: Option<OsString>,
         #[command(flatten)]
         options: NfsOptions,
     },
-    /// As an SMB share (Samba over a mount): the whole tree or a folder of it, read-only
+    /// As an SMB share (Samba over a mount): the whole tree or a folder of it, read-only; or a machine's disks, writable
     Smb {
-        /// A folder [default: the whole tree]
+        /// A folder [default: the whole tree]; with --overlay a machine's point, or a disk
         #[arg(value_name = "TREE-PATH")]
         path: Option<OsString>,
         #[command(flatten)]
@@ -71,9 +71,40 @@ pub struct NbdOptions {
     pub max_connections: usize,
 }
 
+/// A folder that clients write to, with a machine's disks in it.
+#[derive(Debug, Args)]
+pub struct DatastoreOptions {
+    /// Clients may write; what they write is kept in this folder, never in the backup. It is made when it is not there
+    #[arg(long, value_name = "DIR", help_heading = "Writing")]
+    pub overlay: Option<PathBuf>,
+    /// What the disks look like: vmdk, raw, qcow2, vhdx, ... [default: vmdk by NFS, vhdx by SMB]
+    #[arg(long, value_name = "FORMAT", requires = "overlay", help_heading = "Writing")]
+    pub format: Option<String>,
+    /// Bytes that the overlay of a disk may take
+    #[arg(long, value_name = "BYTES", requires = "overlay", help_heading = "Writing")]
+    pub overlay_quota: Option<u64>,
+    /// Bytes that the clients' own files may have together
+    #[arg(long, value_name = "BYTES", requires = "overlay", help_heading = "Writing")]
+    pub files_quota: Option<u64>,
+}
+
 /// How to serve by NFS.
 #[derive(Debug, Args)]
 pub struct NfsOptions {
+    #[command(flatten)]
+    pub datastore: DatastoreOptions,
+    /// What clients mount the folder as
+    #[arg(long, value_name = "NAME", default_value = "datastore", requires = "overlay", help_heading = "Writing")]
+    pub name: String,
+    /// Clients cannot write: so it is without --overlay
+    #[arg(long, conflicts_with = "overlay", help_heading = "Writing")]
+    pub read_only: bool,
+    /// Root of the clients (root), or everybody (all), acts as the user of --anonymous
+    #[arg(long, value_name = "WHO", value_parser = ["none", "root", "all"], default_value = "none", help_heading = "Access")]
+    pub squash: String,
+    /// User and group for --squash
+    #[arg(long, value_name = "UID:GID", default_value = "65534:65534", help_heading = "Access")]
+    pub anonymous: String,
     /// ADDRESS:PORT for files and mounting; sockets that systemd hands over go first
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:2049")]
     pub listen: String,
@@ -100,6 +131,8 @@ pub struct NfsOptions {
 /// How to serve by SMB.
 #[derive(Debug, Args)]
 pub struct SmbOptions {
+    #[command(flatten)]
+    pub datastore: DatastoreOptions,
     /// Name of the share
     #[arg(long, value_name = "NAME", default_value = "backup")]
     pub share: String,

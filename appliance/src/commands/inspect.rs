@@ -1,6 +1,6 @@
 //! `revenant inspect`: what disks are made of, how they are divided and what their volumes hold.
 
-use std::{ffi::OsString, io::Write};
+use std::{ffi::OsString, io::Write, sync::Arc};
 
 use blockdev::{
     BlockDevice, ExtentKind, ReadAt, Result,
@@ -74,9 +74,8 @@ struct Machine<'a> {
 
 impl<'a> Machine<'a> {
     fn of(sources: &'a [DiskSource]) -> Result<Self> {
-        let disks = machine::named(sources);
         let allocated = sources.iter().map(|s| allocated(s.image.disk.as_ref())).collect::<Result<_>>()?;
-        let survey = partitions::survey(&disks);
+        let survey = survey(sources);
         let guest = os::examine(&survey);
         Ok(Self { sources, allocated, survey, guest })
     }
@@ -231,6 +230,14 @@ impl<'a> Machine<'a> {
         }
         system.notes.iter().try_for_each(|note| writeln!(out, "  note: {note}"))
     }
+}
+
+/// Who the guest on these volumes is. Filesystems that cannot be opened say nothing.
+/// The volumes of the disks of one machine.
+pub fn survey(sources: &[DiskSource]) -> Survey {
+    let device = |disk: &Arc<Disk>| -> Arc<dyn BlockDevice> { Arc::<Disk>::clone(disk) };
+    let disks: Vec<_> = sources.iter().map(|s| (s.label.clone(), device(&s.image.disk))).collect();
+    partitions::survey(&disks)
 }
 
 /// Bytes that a disk stores.

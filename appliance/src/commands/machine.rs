@@ -1,17 +1,17 @@
 //! The machine that a path names: its disks, and what it is made of, as far as that is known.
 
-use std::{ffi::OsStr, path::Path, sync::Arc};
+use std::{ffi::OsStr, path::Path};
 
-use blockdev::{
-    BlockDevice, ReadAt, Result,
-    images::{Disk, Format},
-    partitions,
-};
+use blockdev::{ReadAt, Result, images::Format};
 use guestfs::os::{self, Firmware};
 use hv_drivers::machine::{self, Machine};
 use vfs::node::Node;
 
-use super::source::{DiskSource, Disks, is_host_path};
+use super::{
+    Opened,
+    inspect::survey,
+    source::{DiskSource, Disks, is_host_path},
+};
 
 /// A machine, and a source for each of its disks.
 pub struct Found {
@@ -29,32 +29,33 @@ pub struct Found {
 /// When there are no disks, or they cannot be read.
 pub fn find(disks: &Disks<'_>, path: &OsStr, format: Option<Format>) -> Result<Found> {
     let sources = disks.several(path, format)?;
-    let described = if is_host_path(path) { None } else { described(disks, path)? };
-    let mut machine = described.unwrap_or_else(|| Machine::new(&name_of(path), []));
+    let described = if is_host_path(path) { None } else { described(disks.tree()?, path)? };
+    let names: Vec<String> = sources.iter().map(disk_name).collect();
+    Ok(Found { machine: complete(described, &name_of(path), &names, &sources), sources })
+}
+
+/// What is known of a machine: its description, if it has one, its name where that has none, and what its disks tell, which
+/// are `sources` and have `names`.
+pub fn complete(described: Option<Machine>, name: &str, names: &[String], sources: &[DiskSource]) -> Machine {
+    let mut machine = described.unwrap_or_else(|| Machine::new(name, []));
     let told = std::mem::take(&mut machine.disks);
-    let disk = |(number, source): (usize, &DiskSource)| {
-        let name = disk_name(source);
+    let disk = |(number, (name, source)): (usize, (&String, &DiskSource))| {
         let is_it = |d: &&machine::Disk| {
             let file = d.file.as_deref().map(|f| Path::new(f).file_name().unwrap_or_default().to_string_lossy());
             // A description may be older than the chain whose name it has.
-            d.name.as_deref() == Some(&name) || file.is_some_and(|f| f.split('.').next() == Some(name.as_str()))
+            d.name.as_ref() == Some(name) || file.is_some_and(|f| f.split('.').next() == Some(name.as_str()))
         };
         let same_place = || told.get(number).filter(|_| told.len() == sources.len());
         let known = told.iter().find(is_it).or_else(same_place).cloned().unwrap_or_default();
-        machine::Disk { name: Some(name), size: Some(source.image.disk.size()), ..known }
+        machine::Disk { name: Some(name.clone()), size: Some(source.image.disk.size()), ..known }
     };
-    machine.disks = sources.iter().enumerate().map(disk).collect();
+    machine.disks = names.iter().zip(sources).enumerate().map(disk).collect();
     if machine.firmware.is_none() || machine.guest_os.is_none() {
-        let guest = os::examine(&partitions::survey(&named(&sources)));
+        let guest = os::examine(&survey(sources));
         machine.firmware = machine.firmware.or_else(|| guest.firmware.map(started_by));
         machine.guest_os = machine.guest_os.or_else(|| guest.system.map(|s| s.family.name().to_owned()));
     }
-    Ok(Found { machine, sources })
-}
-
-/// The disks with their labels, as a survey takes them.
-pub fn named(sources: &[DiskSource]) -> Vec<(String, Arc<dyn BlockDevice>)> {
-    sources.iter().map(|s| (s.label.clone(), Arc::<Disk>::clone(&s.image.disk) as Arc<dyn BlockDevice>)).collect()
+    machine
 }
 
 /// What starts a machine whose disks can be started so. Both can mean that UEFI needs an entry in variables that are not
@@ -67,8 +68,12 @@ const fn started_by(firmware: Firmware) -> machine::Firmware {
 }
 
 /// `machine.json` in the folder `path` of the tree; one that cannot be understood is as if it were not there.
-fn described(disks: &Disks<'_>, path: &OsStr) -> Result<Option<Machine>> {
-    let Node::Dir(folder) = disks.tree()?.resolve(path)? else { return Ok(None) };
+///
+/// # Errors
+///
+/// When the folder or the file cannot be read.
+pub fn described(tree: &Opened, path: &OsStr) -> Result<Option<Machine>> {
+    let Node::Dir(folder) = tree.resolve(path)? else { return Ok(None) };
     let Some(Node::File(file)) = folder.lookup(machine::FILE_NAME.as_bytes())? else { return Ok(None) };
     let content = file.open()?;
     let mut bytes = vec![0; content.size().min(machine::LEN_MAX + 1) as usize];

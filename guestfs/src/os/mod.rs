@@ -163,14 +163,22 @@ pub struct Guest {
 }
 
 /// What the disks of `survey`, which are those of one machine, tell about it. Filesystems that cannot be opened say
-/// nothing.
+/// nothing. The mounts of its system are of volumes of the survey.
 #[must_use]
 pub fn examine(survey: &Survey) -> Guest {
-    let opened: Vec<_> = crate::find(&survey.volumes)
-        .iter()
-        .filter_map(|found| Some((survey.volumes.get(*found.volumes.first()?)?, found.open().ok()?)))
-        .collect();
-    let system = identify(&survey.disks, &opened);
+    let mut numbers = Vec::new();
+    let mut opened = Vec::new();
+    for found in crate::find(&survey.volumes) {
+        let number = found.volumes.first().copied().unwrap_or(usize::MAX);
+        if let (Some(volume), Ok(fs)) = (survey.volumes.get(number), found.open()) {
+            numbers.push(number);
+            opened.push((volume, fs));
+        }
+    }
+    let mut system = identify(&survey.disks, &opened);
+    for mount in system.iter_mut().flat_map(|system| &mut system.mounts) {
+        mount.volume = numbers.get(mount.volume).copied().unwrap_or(usize::MAX);
+    }
     let machine = Machine { disks: &survey.disks, volumes: &opened };
     let told = system.as_ref().filter(|s| s.family == Family::Windows).and_then(|s| s.firmware);
     let by_disks = || firmware::of_both(firmware::of(machine), firmware::of_tables(&survey.volumes));

@@ -39,11 +39,13 @@ pub fn nodes(source: &DiskSource, name: &str, reconnect: Duration, throwaway: bo
             }
             node
         }
-        // The node's own options have no ports; a URI has.
         DiskSource::Nfs { host, path, ports } => {
-            let ports = ports.map_or_else(String::new, |(nfs, mount)| format!("&nfsport={nfs}&mountport={mount}"));
-            let host = if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.clone() };
-            json!({ "driver": "nfs", "filename": format!("nfs://{host}{path}?version=3{ports}") })
+            if ports.is_some_and(|ports| ports != (2049, 2049)) {
+                return Err(Error::unsupported(
+                    "QEMU's NFS client takes no ports: it asks the server's port mapper; serve at 2049 with one, or by NBD",
+                ));
+            }
+            json!({ "driver": "nfs", "server": { "type": "inet", "host": host }, "path": path })
         }
         DiskSource::File { path: file, .. } => {
             let device = std::fs::metadata(file).is_ok_and(|m| {

@@ -28,7 +28,7 @@ impl Jobs {
 
 impl Inode for Jobs {
     fn attributes(&self) -> Result<Attributes> {
-        Ok(folder_attributes(ino(&[b"jobs"]), self.0.since))
+        Ok(folder_attributes(ino(&[b"jobs"]), self.0.since()))
     }
 
     fn xattrs(&self) -> Result<Vec<Xattr>> {

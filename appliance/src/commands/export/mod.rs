@@ -1,5 +1,6 @@
 //! `revenant export`: disks and files served by a network protocol until the program is ended.
 
+mod datastore;
 mod nbd;
 mod nfs;
 mod smb;

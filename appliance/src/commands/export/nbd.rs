@@ -46,7 +46,7 @@ pub fn run(cli: &Cli, paths: &[OsString], options: &NbdOptions) -> Result<u8> {
     let exports = Arc::new(Exports::new());
     let mut names = Vec::new();
     for source in &sources {
-        let name = options.name.clone().unwrap_or_else(|| name_of(source, &sources));
+        let name = options.name.clone().unwrap_or_else(|| source.name(&sources));
         let disk: Arc<dyn BlockDevice> = Arc::<Disk>::clone(&source.image.disk);
         let mut export = Export::new(
             name.clone(),
@@ -99,16 +99,6 @@ impl ChangedBlocks for Changed {
         let (len, layer) = self.0.layer_at(offset, self.0.size().saturating_sub(offset).max(1))?;
         Ok(ChangedRun { len, changed: layer == Some(0) })
     }
-}
-
-/// What a disk is called: its file's name without extension, unless another is called so, too.
-fn name_of(source: &DiskSource, all: &[DiskSource]) -> String {
-    let stem = |s: &DiskSource| {
-        let name = Path::new(&s.label).file_stem().map(|n| n.to_string_lossy().into_owned());
-        name.unwrap_or_else(|| s.label.clone())
-    };
-    let own = stem(source);
-    if all.iter().filter(|s| stem(s) == own).count() == 1 { own } else { source.label.clone() }
 }
 
 fn listeners(options: &NbdOptions) -> Result<Vec<Listener>> {

@@ -195,8 +195,8 @@ pub enum Command {
         #[arg(short, long, value_name = "FORMAT")]
         format: Option<String>,
         /// Print the machine as a hypervisor's own configuration: proxmox, vmx, hyperv, libvirt
-        #[arg(long, value_name = "HYPERVISOR")]
-        config: Option<String>,
+        #[arg(long = "as", value_name = "HYPERVISOR")]
+        native: Option<String>,
     },
     /// Serve disks and files over the network until Ctrl-C
     Export {

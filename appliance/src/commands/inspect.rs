@@ -48,7 +48,7 @@ pub fn run(cli: &Cli, paths: &[OsString], format: Option<&str>) -> Result<u8> {
 }
 
 /// The machines as configurations of a hypervisor.
-pub fn config(cli: &Cli, paths: &[OsString], format: Option<&str>, kind: &str) -> Result<u8> {
+pub fn native(cli: &Cli, paths: &[OsString], format: Option<&str>, kind: &str) -> Result<u8> {
     let (disks, format, kind) = (Disks::new(cli), format.map(str::parse).transpose()?, kind.parse::<native::Kind>()?);
     let mut out = output::stdout();
     for path in paths {

@@ -71,8 +71,8 @@ pub fn run(cli: &Cli) -> Result<u8> {
             convert::run(cli, from.as_deref().unwrap_or_default(), to.as_deref().unwrap_or(Path::new("")), options)
         }
         Command::Diff { paths, options } => diff::run(cli, paths, options),
-        Command::Inspect { paths, format, config: Some(kind) } => inspect::config(cli, paths, format.as_deref(), kind),
-        Command::Inspect { paths, format, config: None } => inspect::run(cli, paths, format.as_deref()),
+        Command::Inspect { paths, format, native: Some(kind) } => inspect::native(cli, paths, format.as_deref(), kind),
+        Command::Inspect { paths, format, native: None } => inspect::run(cli, paths, format.as_deref()),
         Command::Export { protocol } => export::run(cli, protocol),
         Command::Verify { paths, boot: true, options } => verify_boot::run(cli, paths, options),
         Command::Verify { paths, boot: false, .. } => verify::run(cli, paths),

@@ -45,9 +45,15 @@ pub fn begin() -> Result<Child> {
         let script = cmd::root().join("tests/lab/make-client-guest.sh");
         format!("{} build {} || failed=1; ", quoted_path(&script), quoted_path(&folder))
     });
+    // The disk that machines are booted from, in the same folder.
+    let bootable = can_bootstrap().then(|| {
+        let script = cmd::root().join("tests/lab/make-guest-vm.sh");
+        format!("{} {} 2G || failed=1; ", quoted_path(&script), quoted_path(&folder().join("vm")))
+    });
     let line = format!(
-        "failed=0; {}for family in {FAMILIES}; do {} $family || failed=1; done; exit $failed",
+        "failed=0; {}{}for family in {FAMILIES}; do {} $family || failed=1; done; exit $failed",
         client.unwrap_or_default(),
+        bootable.unwrap_or_default(),
         cmd::shown(&maker)
     );
     let mut script = cmd::command("sh", ["-c", &line]);
@@ -61,8 +67,12 @@ pub fn client() -> Option<PathBuf> {
     if let Some(folder) = std::env::var_os(CLIENT) {
         return Some(folder.into());
     }
-    let makes = nix::unistd::geteuid().is_root() && cmd::find("mmdebstrap").is_some();
-    makes.then(|| cmd::root().join(CLIENT_FOLDER))
+    can_bootstrap().then(|| cmd::root().join(CLIENT_FOLDER))
+}
+
+/// Whether a guest's system can be made of packages here.
+fn can_bootstrap() -> bool {
+    nix::unistd::geteuid().is_root() && cmd::find("mmdebstrap").is_some()
 }
 
 /// Waits until they are made. A machine that cannot make some (no loop devices, not root) skips their tests.

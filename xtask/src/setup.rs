@@ -13,7 +13,7 @@ use anyhow::Result;
 use crate::cmd;
 
 /// Debian packages, and what goes without them.
-const PACKAGES: [(&str, &str); 35] = [
+const PACKAGES: [(&str, &str); 39] = [
     ("fuse3", "mounting"),
     ("rsync", "reading a mount with rsync"),
     ("acl", "comparing ACLs"),
@@ -23,6 +23,10 @@ const PACKAGES: [(&str, &str); 35] = [
     ("postgresql", "PostgreSQL catalogs"),
     ("mariadb-server", "MariaDB catalogs"),
     ("qemu-utils", "judging disk images by qemu-img"),
+    ("qemu-system-x86", "booting machines"),
+    ("ovmf", "booting machines by UEFI"),
+    ("grub-pc-bin", "a guest that boots by BIOS"),
+    ("grub-efi-amd64-bin", "a guest that boots by UEFI"),
     ("7zip", "judging disk images by 7z"),
     ("libnbd-bin", "NBD with libnbd's tools"),
     ("python3-libnbd", "NBD with nbdsh"),

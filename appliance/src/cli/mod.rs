@@ -1,5 +1,6 @@
 //! The command line. It is stable: scripts and Bacula RunScripts depend on it.
 
+mod boot;
 mod export;
 mod recover;
 
@@ -9,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use serde::{Deserialize, Serialize};
 
+pub use boot::{Accelerator, BootOptions};
 pub use export::{DatastoreOptions, IscsiOptions, NbdOptions, NfsOptions, Protocol, SmbOptions};
 pub use recover::{Recover, RecoverAction, RecoverStart};
 
@@ -198,17 +200,25 @@ pub enum Command {
         /// Format of the images, when their own bytes are not to tell
         #[arg(short, long, value_name = "FORMAT")]
         format: Option<String>,
+        /// Print the machine as a hypervisor's own configuration: proxmox, vmx, hyperv, libvirt
+        #[arg(long = "as", value_name = "HYPERVISOR")]
+        native: Option<String>,
     },
     /// Serve disks and files over the network until Ctrl-C
     Export {
         #[command(subcommand)]
         protocol: Protocol,
     },
-    /// Read files and folders and compare them with their checksums and digests
+    /// Read files and folders and compare them with their checksums and digests, or boot machines
     Verify {
-        /// Files or folders
+        /// Files or folders; with --boot, machines (machines/NAME/@TIME, images/NAME) or disk images
         #[arg(value_name = "TREE-PATH")]
         paths: Vec<OsString>,
+        /// Start the machine from its disks, without a network, and throw away what it writes. Exit code: 0 it came up, 1 it did not, 2 it could not be tried
+        #[arg(long)]
+        boot: bool,
+        #[command(flatten)]
+        options: BootOptions,
     },
     /// Run a machine out of its backup: its disks are served at once, writable over overlays
     Recover(Recover),
@@ -283,7 +293,7 @@ impl Cli {
         let mut options = [volumes, keys, unlock, images];
         match &mut cli.command {
             Command::Ls { paths, .. } => give_back(&mut options, paths),
-            Command::Extract { paths, .. } | Command::Verify { paths } => {
+            Command::Extract { paths, .. } | Command::Verify { paths, .. } => {
                 if paths.is_empty() {
                     give_back(&mut options, paths);
                 }

@@ -9,9 +9,13 @@ use blockdev::{
     partitions::{self, Encryption, FsKind, Scheme, Survey, Volume},
 };
 use guestfs::os::{self, Guest};
+use hv_drivers::native;
 use serde_json::{Value, json};
 
-use super::source::{DiskSource, Disks};
+use super::{
+    machine,
+    source::{DiskSource, Disks},
+};
 use crate::{
     cli::Cli,
     config,
@@ -41,6 +45,22 @@ pub fn run(cli: &Cli, paths: &[OsString], format: Option<&str>) -> Result<u8> {
         let one = values.len() == 1 && paths.len() == 1;
         let value = if one { values.remove(0) } else { Value::Array(values) };
         output::written(writeln!(out, "{value:#}"))?;
+    }
+    output::written(out.flush())?;
+    Ok(0)
+}
+
+/// The machines as configurations of a hypervisor.
+pub fn native(cli: &Cli, paths: &[OsString], format: Option<&str>, kind: &str) -> Result<u8> {
+    let (disks, format, kind) = (Disks::new(cli), format.map(str::parse).transpose()?, kind.parse::<native::Kind>()?);
+    let mut out = output::stdout();
+    for path in paths {
+        let found = machine::find(&disks, path, format)?;
+        let file = |source: &DiskSource| format!("{}.{}", machine::disk_name(source), kind.disk_extension());
+        let files: Vec<String> = found.sources.iter().map(file).collect();
+        let config = native::write(kind, &found.machine, &files)?;
+        config.notes.iter().for_each(|note| output::note(note));
+        output::written(out.write_all(config.text.as_bytes()))?;
     }
     output::written(out.flush())?;
     Ok(0)

@@ -8,12 +8,14 @@ mod extract;
 pub mod inspect;
 mod jobs;
 mod ls;
+pub mod machine;
 mod mount;
 mod points;
 mod recover;
 mod serve;
 pub mod source;
 mod verify;
+mod verify_boot;
 
 use std::{
     ffi::OsStr,
@@ -69,11 +71,13 @@ pub fn run(cli: &Cli) -> Result<u8> {
             convert::run(cli, from.as_deref().unwrap_or_default(), to.as_deref().unwrap_or(Path::new("")), options)
         }
         Command::Diff { paths, options } => diff::run(cli, paths, options),
-        Command::Inspect { paths, format } => inspect::run(cli, paths, format.as_deref()),
+        Command::Inspect { paths, format, native: Some(kind) } => inspect::native(cli, paths, format.as_deref(), kind),
+        Command::Inspect { paths, format, native: None } => inspect::run(cli, paths, format.as_deref()),
         Command::Export { protocol } => export::run(cli, protocol),
+        Command::Verify { paths, boot: true, options } => verify_boot::run(cli, paths, options),
+        Command::Verify { paths, boot: false, .. } => verify::run(cli, paths),
         Command::Recover(recover) => recover::run(cli, recover),
         Command::Serve { state, until_idle } => serve::run(cli, state.as_deref(), *until_idle),
-        Command::Verify { paths } => verify::run(cli, paths),
     }
 }
 

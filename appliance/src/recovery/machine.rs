@@ -5,25 +5,23 @@
 
 use std::{net::SocketAddr, path::Path, thread, time::Duration};
 
-use blockdev::{Error, Result};
-use guestfs::os;
+use blockdev::{Error, ErrorKind, Result};
 use hv_drivers::{
     driver::{DiskSource, State as Power, Target},
-    machine::{Disk, Firmware, Machine},
+    machine::Machine,
     qemu::{
         self, Running, Settings, Spec,
         migrate::{Completion, Migration},
     },
 };
 use serde_json::{Value, json};
-use vfs::node::Node;
 
 use super::{
     doors::{iscsi, nbd},
     record::{DiskRecord, Door, Record},
 };
 use crate::{
-    commands::{Opened, inspect, source::DiskSource as Source},
+    commands::{Opened, machine, source::DiskSource as Source},
     config,
     output::size,
 };
@@ -31,44 +29,20 @@ use crate::{
 /// How often the progress of a copy is asked for.
 const POLL: Duration = Duration::from_millis(500);
 
-/// The longest description that is read, in bytes.
-const DESCRIPTION_MAX: u64 = 1 << 20;
-
-/// What a restore point is as a machine: as its description says, and as its disks tell where that is silent.
+/// What a restore point is as a machine: as its description says, and as its disks tell where that is silent. Its disks are
+/// those of the session, in its order.
 ///
 /// # Errors
 ///
-/// When its description is there and cannot be read.
+/// When its description cannot be read.
 pub fn described(opened: &Opened, record: &Record, disks: &[Source]) -> Result<Machine> {
-    let mut machine = match opened.resolve(format!("{}/machine.json", record.point).as_ref()) {
-        Ok(Node::File(file)) => {
-            let content = file.open()?;
-            let len = usize::try_from(content.size().min(DESCRIPTION_MAX)).unwrap_or(0);
-            let mut bytes = vec![0; len];
-            let n = content.read_at(&mut bytes, 0)?;
-            bytes.truncate(n);
-            Machine::read(&bytes)?
-        }
-        _ => Machine::new(&record.machine, []),
+    let names: Vec<String> = record.disks.iter().map(|disk| disk.name.clone()).collect();
+    let described = match machine::described(opened, record.point.as_ref()) {
+        Err(e) if e.kind() == ErrorKind::NotFound => None,
+        described => described?,
     };
-    // The disks in the order of the session, each with what is said of it.
-    let said = std::mem::take(&mut machine.disks);
-    let of = |(number, name): (usize, &String)| {
-        let named = said.iter().find(|disk| disk.name.as_ref() == Some(name));
-        let mut disk: Disk = named.or_else(|| said.get(number)).cloned().unwrap_or_default();
-        disk.name = Some(name.clone());
-        disk
-    };
-    machine.disks = record.disks.iter().map(|disk| &disk.name).enumerate().map(of).collect();
-    if machine.firmware.is_none() {
-        let secrets = config::secrets(&record.sources)?;
-        machine.firmware =
-            os::examine(&inspect::survey(disks, secrets.as_ref())).firmware.map(|firmware| match firmware {
-                os::Firmware::Uefi => Firmware::Uefi,
-                os::Firmware::Bios | os::Firmware::Either => Firmware::Bios,
-            });
-    }
-    Ok(machine)
+    let secrets = config::secrets(&record.sources)?;
+    Ok(machine::complete(described, &record.machine, &names, disks, secrets.as_ref()))
 }
 
 /// Starts the machine in `folder` over the session's door for this host, unless it runs already.

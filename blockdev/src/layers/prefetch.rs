@@ -26,6 +26,8 @@ const WINDOW: usize = 256;
 const BATCH: u32 = 16;
 /// So many granules between two that are wanted are read along: less than another read costs on slow storage.
 const GAP: u32 = 1;
+/// How long the rest of a granule is kept after some of it was asked for, when there is no room.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// How to read ahead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +82,8 @@ enum Slot {
         bytes: Arc<[u8]>,
         /// Bytes that were asked for.
         used: u64,
+        /// When they were last asked for.
+        touched: Option<Instant>,
     },
 }
 
@@ -197,7 +201,8 @@ impl<D: BlockDevice> Shared<D> {
         let begun = Instant::now();
         while let Some(batch) = self.next() {
             // A failure is told to who wants these bytes.
-            let _ = self.fetch(&batch);
+            let range = self.range(&batch);
+            let _ = self.fetch(&batch, range.end - range.start);
             if let Some(rate) = self.rate.filter(|rate| *rate > 0) {
                 let fetched = self.lock().fetched;
                 let due = Duration::from_secs_f64(fetched as f64 / rate as f64);
@@ -222,7 +227,7 @@ impl<D: BlockDevice> Shared<D> {
             let batch = state.batches.front()?.clone();
             let range = self.range(&batch);
             if !state.make_room(range.end - range.start, self.memory) {
-                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state = self.changed.wait_timeout(state, LINGER).unwrap_or_else(PoisonError::into_inner).0;
                 continue;
             }
             state.batches.pop_front();
@@ -233,18 +238,22 @@ impl<D: BlockDevice> Shared<D> {
                 state.batches.push_front(end..batch.end);
             }
             state.take(&(start..end));
+            // The room is taken from now on: others look for some, too.
+            let range = self.range(&(start..end));
+            state.held += range.end - range.start;
             return Some(start..end);
         }
     }
 
-    /// Reads granules that are marked as being fetched, and keeps them.
-    fn fetch(&self, granules: &Range<u32>) -> Result<Vec<u8>> {
+    /// Reads granules that are marked as being fetched, and keeps them; `reserved` bytes of room were taken for them.
+    fn fetch(&self, granules: &Range<u32>, reserved: u64) -> Result<()> {
         let range = self.range(granules);
         let mut bytes = vec![0; (range.end - range.start) as usize];
         let read = self.device.read_at(&mut bytes, range.start);
         // What lies in a file of the host is in its page cache now.
         let is_elsewhere = self.device.map(range.start, 1).is_some();
         let mut state = self.lock();
+        state.held -= reserved;
         let whole = matches!(read, Ok(n) if n == bytes.len());
         for (granule, part) in granules.clone().zip(bytes.chunks(GRANULE as usize)) {
             state.slots.remove(&granule);
@@ -252,12 +261,12 @@ impl<D: BlockDevice> Shared<D> {
                 state.held += part.len() as u64;
                 state.fetched += part.len() as u64;
                 state.kept.push_back(granule);
-                state.slots.insert(granule, Slot::Ready { bytes: part.into(), used: 0 });
+                state.slots.insert(granule, Slot::Ready { bytes: part.into(), used: 0, touched: None });
             }
         }
         drop(state);
         self.changed.notify_all();
-        read.map(|_| bytes)
+        read.map(drop)
     }
 
     /// What a read finds at `granule`; it looks no further than `end`.
@@ -265,9 +274,10 @@ impl<D: BlockDevice> Shared<D> {
         let mut state = self.lock();
         loop {
             match state.slots.get_mut(&granule) {
-                Some(Slot::Ready { bytes, used }) => {
+                Some(Slot::Ready { bytes, used, touched }) => {
                     let bytes = Arc::clone(bytes);
                     *used += len;
+                    *touched = Some(Instant::now());
                     state.used += len;
                     state.drop_used(granule);
                     drop(state);
@@ -300,13 +310,13 @@ impl State {
         }
     }
 
-    /// Gives up what was asked for, the oldest first, until `bytes` more can be kept; whether they can.
+    /// Gives up what was asked for some time ago, the oldest first, until `bytes` more can be kept; whether they can.
     fn make_room(&mut self, bytes: u64, memory: u64) -> bool {
         let mut at = 0;
         while self.held + bytes > memory {
             let Some(granule) = self.kept.get(at).copied() else { return false };
             match self.slots.get(&granule) {
-                Some(Slot::Ready { bytes, used }) if *used > 0 => {
+                Some(Slot::Ready { bytes, touched: Some(touched), .. }) if touched.elapsed() >= LINGER => {
                     self.held -= bytes.len() as u64;
                     self.slots.remove(&granule);
                     self.kept.remove(at);
@@ -320,7 +330,7 @@ impl State {
 
     /// Gives up a granule that was asked for as a whole.
     fn drop_used(&mut self, granule: u32) {
-        if let Some(Slot::Ready { bytes, used }) = self.slots.get(&granule)
+        if let Some(Slot::Ready { bytes, used, .. }) = self.slots.get(&granule)
             && *used >= bytes.len() as u64
         {
             self.held -= bytes.len() as u64;
@@ -360,7 +370,7 @@ impl<D: BlockDevice> ReadAt for Prefetched<D> {
                 }
                 Found::Mine(count) => {
                     // It is found as kept, or not planned any more, by the next look.
-                    shared.fetch(&(granule..granule + count))?;
+                    shared.fetch(&(granule..granule + count), 0)?;
                 }
                 Found::Unknown(count) => {
                     let len = (u64::from(count) * GRANULE - skip).min(rest.len() as u64) as usize;

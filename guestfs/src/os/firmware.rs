@@ -29,12 +29,16 @@ pub fn of(machine: Machine<'_>) -> Option<Firmware> {
 
 /// What the partition tables alone tell, where nothing in the partitions does.
 pub fn of_tables(volumes: &[Volume]) -> Option<Firmware> {
-    let has_esp = volumes.iter().any(|v| v.scheme == Scheme::Gpt && is(v, ESP));
-    let is_booted = volumes.iter().any(|v| v.active || is(v, "BIOS boot"));
-    match (has_esp, is_booted) {
-        (true, true) => Some(Firmware::Either),
-        (true, false) => Some(Firmware::Uefi),
-        (false, true) => Some(Firmware::Bios),
-        (false, false) => None,
+    if volumes.iter().any(|v| v.active || is(v, "BIOS boot")) {
+        return Some(Firmware::Bios);
+    }
+    volumes.iter().any(|v| v.scheme == Scheme::Gpt && is(v, ESP)).then_some(Firmware::Uefi)
+}
+
+/// Both together: a partition for a BIOS's boot loader has no filesystem, and is in the tables alone.
+pub fn of_both(loaders: Option<Firmware>, tables: Option<Firmware>) -> Option<Firmware> {
+    match (loaders, tables) {
+        (Some(Firmware::Uefi), Some(Firmware::Bios)) => Some(Firmware::Either),
+        (loaders, tables) => loaders.or(tables),
     }
 }

@@ -157,7 +157,8 @@ struct Machine<'a> {
 pub struct Guest {
     /// The system on them.
     pub system: Option<System>,
-    /// What they can be booted with: as the system says, or else as loaders, boot sectors and partition tables tell.
+    /// What they can be booted with: as Windows says of itself, or else as loaders, boot sectors and partition tables
+    /// tell.
     pub firmware: Option<Firmware>,
 }
 
@@ -179,8 +180,9 @@ pub fn examine(survey: &Survey) -> Guest {
         mount.volume = numbers.get(mount.volume).copied().unwrap_or(usize::MAX);
     }
     let machine = Machine { disks: &survey.disks, volumes: &opened };
-    let told = system.as_ref().and_then(|s| s.firmware).or_else(|| firmware::of(machine));
-    Guest { firmware: told.or_else(|| firmware::of_tables(&survey.volumes)), system }
+    let told = system.as_ref().filter(|s| s.family == Family::Windows).and_then(|s| s.firmware);
+    let by_disks = || firmware::of_both(firmware::of(machine), firmware::of_tables(&survey.volumes));
+    Guest { firmware: told.or_else(by_disks), system }
 }
 
 /// The system that lies on `volumes`, which are those of one machine whose filesystem can be read, in the order of its

@@ -228,10 +228,10 @@ mod tests {
 
     #[test]
     fn many_disks() {
-        let places = places_of(&machine(&vec![(Bus::Sata, None); 13]));
+        let places = places_of(&machine(&[(Bus::Sata, None); 13]));
         assert_eq!(places.last(), Some(&(Bus::Sata, 2, 0)));
         let places = places_of(&machine(&vec![(Bus::VirtioBlk, None); 40]));
         assert_eq!(places.last(), Some(&(Bus::VirtioScsi, 0, 39)));
-        assert!(Plan::of(&machine(&vec![(Bus::Ide, None); 5]), true).is_err());
+        assert!(Plan::of(&machine(&[(Bus::Ide, None); 5]), true).is_err());
     }
 }

@@ -10,26 +10,21 @@ use std::{
 };
 
 use blockdev::{
-    BlockDevice, Error, ReadAt, Result,
+    Error, ReadAt, Result,
     images::Disk,
     ovf::{Hardware, write},
-    partitions::{self, Scheme},
 };
-use serde_json::{Value, json};
-use vfs::node::Node;
+use hv_drivers::machine::{Firmware, Machine};
+use serde_json::json;
 
 use super::{Writer, absolute};
 use crate::{
-    commands::source::{DiskSource, Disks, is_host_path},
+    commands::{
+        machine::{self, Found},
+        source::{DiskSource, Disks},
+    },
     output::{self, size},
 };
-
-/// What a machine has about which nothing is known.
-const CPUS: u32 = 2;
-const MEMORY_MIB: u64 = 4096;
-
-/// The longest `machine.json` that is read, in bytes.
-const DESCRIPTION_MAX: u64 = 1 << 20;
 
 /// How the package is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,11 +48,11 @@ pub fn form_of(to: &Path, named: Option<&str>) -> Option<Form> {
 pub fn run(writer: &Writer<'_>, from: &OsStr, to: &Path, form: Form) -> Result<u8> {
     let tree = Disks::new(writer.cli);
     let format = writer.options.format.as_deref().map(str::parse).transpose()?;
-    let sources = tree.several(from, format)?;
+    let Found { machine, sources } = machine::find(&tree, from, format)?;
     let started = Instant::now();
     let stem = to.file_stem().ok_or_else(|| Error::invalid(format!("{} is no file name", to.display())))?;
     let stem = stem.to_string_lossy().into_owned();
-    let hardware = hardware(&tree, from, &stem, &sources)?;
+    let hardware = hardware(&machine);
     let mut disks = Vec::new();
     for (number, source) in sources.iter().enumerate() {
         let disk = writer.without_zeros(Arc::<Disk>::clone(&source.image.disk))?;
@@ -90,37 +85,14 @@ pub fn run(writer: &Writer<'_>, from: &OsStr, to: &Path, form: Form) -> Result<u
     Ok(0)
 }
 
-/// The machine's hardware: as its description says it, as its disks tell it, or as most machines have it.
-fn hardware(tree: &Disks<'_>, from: &OsStr, stem: &str, sources: &[DiskSource]) -> Result<Hardware> {
-    let described = if is_host_path(from) { None } else { description(tree, from)? };
-    let described = described.unwrap_or(Value::Null);
-    let number = |keys: &[&str]| keys.iter().find_map(|k| described.get(k)?.as_u64()).filter(|n| *n > 0);
-    let disks: Vec<(String, Arc<dyn BlockDevice>)> =
-        sources.iter().map(|s| (s.label.clone(), Arc::<Disk>::clone(&s.image.disk) as Arc<dyn BlockDevice>)).collect();
-    let uefi = match described.get("firmware").and_then(Value::as_str) {
-        Some(firmware) => matches!(firmware, "uefi" | "efi" | "ovmf"),
-        None => partitions::survey(&disks)
-            .volumes
-            .iter()
-            .any(|v| v.scheme == Scheme::Gpt && v.kind.as_ref().is_some_and(|k| k.name.contains("EFI"))),
-    };
-    let memory = number(&["memory_mib"]).or_else(|| Some(number(&["memory", "memory_bytes"])? >> 20));
-    Ok(Hardware {
-        name: described.get("name").and_then(Value::as_str).unwrap_or(stem).to_owned(),
-        cpus: number(&["cpus", "vcpus"]).and_then(|n| u32::try_from(n).ok()).unwrap_or(CPUS),
-        memory_mib: memory.filter(|n| *n > 0).unwrap_or(MEMORY_MIB),
-        uefi,
-    })
-}
-
-/// `machine.json` in the folder `from` of the tree.
-fn description(tree: &Disks<'_>, from: &OsStr) -> Result<Option<Value>> {
-    let Node::Dir(folder) = tree.tree()?.resolve(from)? else { return Ok(None) };
-    let Some(Node::File(file)) = folder.lookup(b"machine.json")? else { return Ok(None) };
-    let content = file.open()?;
-    let mut bytes = vec![0; content.size().min(DESCRIPTION_MAX) as usize];
-    let n = content.read_at(&mut bytes, 0)?;
-    Ok(serde_json::from_slice(bytes.get(..n).unwrap_or_default()).ok())
+/// The machine's hardware, as far as a package carries it.
+fn hardware(machine: &Machine) -> Hardware {
+    Hardware {
+        name: machine.name.clone(),
+        cpus: machine.cpus.count(),
+        memory_mib: machine.memory_mib,
+        uefi: machine.firmware.is_some_and(Firmware::is_uefi),
+    }
 }
 
 fn tell(writer: &Writer<'_>, sources: &[DiskSource], to: &Path, paths: &[PathBuf], started: Instant) -> Result<()> {

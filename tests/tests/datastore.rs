@@ -98,7 +98,7 @@ fn libnfs_tools() {
     let served = machine.nfs(0, "vmdk");
     let port = served.port();
     let here = temp();
-    let own: Vec<u8> = (0..3_000_000_u32).flat_map(|n| n.to_le_bytes()).collect();
+    let own: Vec<u8> = (0..3_000_000_u32).flat_map(u32::to_le_bytes).collect();
     let source = here.path().join("own");
     fs::write(&source, &own).expect("a file");
     let _ = tool("nfs-cp", &[source.as_ref(), &url(port, "own.iso")]).good();
@@ -339,7 +339,7 @@ fn samba() {
     };
     let here = temp();
     let (own, got) = (here.path().join("own"), here.path().join("got"));
-    let bytes: Vec<u8> = (0..500_000_u32).flat_map(|n| n.to_be_bytes()).collect();
+    let bytes: Vec<u8> = (0..500_000_u32).flat_map(u32::to_be_bytes).collect();
     fs::write(&own, &bytes).expect("a file");
     let mut served = serve();
     let listed = client(&served, "ls");

@@ -125,7 +125,7 @@ impl<'a> Guests<'a> {
             }
         }
         let folder = fixture.raw.as_ref().and_then(|raw| raw.parent()).context("the images")?.to_owned();
-        cmd::run_quietly(&mut cmd::command("cat", [&fixture.volume]).stdout(Stdio::null()))?;
+        cmd::run_quietly(cmd::command("cat", [&fixture.volume]).stdout(Stdio::null()))?;
         Ok(Self { bench, fixture, roots, folder })
     }
 

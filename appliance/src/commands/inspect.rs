@@ -203,7 +203,7 @@ impl<'a> Machine<'a> {
             output::table(out, &head, &[1, 2], &rows)?;
         }
         for volume in &self.survey.volumes {
-            if let Some(Encryption { kind, locked }) = &volume.encryption {
+            if let Some(Encryption { kind, locked, .. }) = &volume.encryption {
                 writeln!(out, "{}: {kind}: {}", volume.name, locked.as_deref().unwrap_or("unlocked"))?;
             }
             for note in &volume.notes {

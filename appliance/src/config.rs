@@ -55,8 +55,16 @@ pub fn options(sources: &Sources) -> Result<Options> {
 ///
 /// When the configuration file or that of a secret cannot be read.
 pub fn secrets(sources: &Sources) -> Result<Arc<Secrets>> {
-    let files = first(&sources.unlock, first(&from_environment("REVENANT_UNLOCK"), read(sources)?.unlock));
-    Ok(Arc::new(Secrets::from_files(&files)?))
+    Ok(Arc::new(Secrets::from_files(&unlock(sources)?)?))
+}
+
+/// The files of those secrets.
+///
+/// # Errors
+///
+/// When the configuration file cannot be read.
+pub fn unlock(sources: &Sources) -> Result<Vec<PathBuf>> {
+    Ok(first(&sources.unlock, first(&from_environment("REVENANT_UNLOCK"), read(sources)?.unlock)))
 }
 
 fn first(a: &[PathBuf], b: Vec<PathBuf>) -> Vec<PathBuf> {

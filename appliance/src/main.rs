@@ -3,8 +3,11 @@
 mod cli;
 mod commands;
 mod config;
+mod daemon;
+mod guest_fix;
 mod output;
 mod progress;
+mod recovery;
 
 use std::process::ExitCode;
 

@@ -26,8 +26,12 @@ pub enum ErrorKind {
     Invalid,
     /// A configured bound was reached.
     Limit,
-    /// There is no space left where something had to be written.
+    /// There is no space left where something had to be written, or what may be used of it is used up.
     NoSpace,
+    /// The name is taken already.
+    Exists,
+    /// The directory has something in it.
+    NotEmpty,
     /// The operating system or a network peer reported an error.
     Io,
 }
@@ -41,6 +45,8 @@ impl ErrorKind {
             Self::Locked => 13,                                          // EACCES
             Self::Invalid => 22,                                         // EINVAL
             Self::NoSpace => 28,                                         // ENOSPC
+            Self::Exists => 17,                                          // EEXIST
+            Self::NotEmpty => 39,                                        // ENOTEMPTY
             Self::Unsupported => 95,                                     // EOPNOTSUPP
             Self::Damaged | Self::Missing | Self::Limit | Self::Io => 5, // EIO
         }
@@ -74,6 +80,8 @@ impl Error {
             io::ErrorKind::NotFound => ErrorKind::NotFound,
             io::ErrorKind::PermissionDenied => ErrorKind::Locked,
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
+            io::ErrorKind::AlreadyExists => ErrorKind::Exists,
+            io::ErrorKind::DirectoryNotEmpty => ErrorKind::NotEmpty,
             _ => ErrorKind::Io,
         };
         Self::new(kind, message).with_source(source)

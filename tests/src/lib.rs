@@ -7,6 +7,7 @@
 pub mod blocks;
 pub mod case;
 pub mod compare;
+pub mod guest;
 pub mod lab;
 pub mod mounted;
 pub mod parallel;

@@ -2,9 +2,14 @@
 //!
 //! Names, link targets and attribute values are bytes, as Unix has them: no encoding is assumed anywhere.
 
+mod changes;
+
 use std::sync::Arc;
 
 use blockdev::{ReadAt, Result, images::Image};
+pub use changes::{
+    Changes, Create, Made, OpenFile, SetAttributes, SetTime, Space, Stamp, Update, WritableDir, WritableFile,
+};
 pub use guestfs::{Kind, Time, Xattr};
 
 /// A node of the tree.
@@ -106,6 +111,11 @@ pub trait Inode: Send + Sync {
     /// When they cannot be read from where they are stored.
     fn xattrs(&self) -> Result<Vec<Xattr>>;
 
+    /// What can be changed, where anything can. Such a node is found by its number wherever it is moved to.
+    fn changes(&self) -> Option<&dyn Changes> {
+        None
+    }
+
     /// Alternate data streams (Windows: of files and of directories), by name: kept beside the node as `name:stream`.
     ///
     /// # Errors
@@ -171,6 +181,11 @@ pub trait Dir: Inode {
             _ => Ok(None),
         }
     }
+
+    /// The same directory for who changes its entries, where they can be changed.
+    fn writable(&self) -> Option<&dyn WritableDir> {
+        None
+    }
 }
 
 /// The digest of a file as it was stored with it.
@@ -210,6 +225,16 @@ pub trait File: Inode {
     /// A number that stands for the content: two files of the same number have the same. `None` where that is not known.
     fn identity(&self) -> Option<u64> {
         None
+    }
+
+    /// The same file for who changes its content, where that can be changed: a file whose [`Inode::changes`] are there
+    /// always gives one. The content that [`open`](Self::open) gives of such a file has the length of that moment.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be opened.
+    fn writable(&self) -> Result<Option<OpenFile>> {
+        Ok(None)
     }
 }
 

@@ -48,6 +48,9 @@ enum Task {
     /// Run a shell command line once and write what it cost to a file (used by bench)
     #[command(hide = true)]
     Measure { result: PathBuf, line: String },
+    /// Read a file by NFS as fast as it goes (used by bench)
+    #[command(hide = true)]
+    NfsLoad(bench::nfs_load::Load),
 }
 
 fn main() -> Result<()> {
@@ -61,5 +64,6 @@ fn main() -> Result<()> {
         Task::Lint => lint::run(),
         Task::Tidy => tidy::run(),
         Task::Measure { result, line } => bench::measure::once(&result, &line),
+        Task::NfsLoad(load) => bench::nfs_load::run(&load),
     }
 }

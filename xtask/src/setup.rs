@@ -13,7 +13,7 @@ use anyhow::Result;
 use crate::cmd;
 
 /// Debian packages, and what goes without them.
-const PACKAGES: [(&str, &str); 34] = [
+const PACKAGES: [(&str, &str); 35] = [
     ("fuse3", "mounting"),
     ("rsync", "reading a mount with rsync"),
     ("acl", "comparing ACLs"),
@@ -44,6 +44,7 @@ const PACKAGES: [(&str, &str); 34] = [
     ("squashfs-tools", "squashfs volumes"),
     ("xorriso", "ISO 9660 volumes"),
     ("libnfs-utils", "NFS with libnfs's tools"),
+    ("libiscsi-bin", "iSCSI with libiscsi's suite and tools"),
     ("iproute2", "NFS with a port mapper"),
     ("samba", "SMB shares"),
     ("samba-vfs-modules", "names in SMB shares that Windows does not take"),

@@ -1,13 +1,16 @@
 //! The command line. It is stable: scripts and Bacula RunScripts depend on it.
 
 mod export;
+mod recover;
 
 use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use serde::{Deserialize, Serialize};
 
-pub use export::{NbdOptions, NfsOptions, Protocol, SmbOptions};
+pub use export::{DatastoreOptions, IscsiOptions, NbdOptions, NfsOptions, Protocol, SmbOptions};
+pub use recover::{Recover, RecoverAction, RecoverStart};
 
 /// Bacula backups that get up and walk: volumes as a filesystem, without staging and without Bacula.
 #[derive(Debug, Parser)]
@@ -22,8 +25,8 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// What is opened.
-#[derive(Debug, Clone, Args)]
+/// What is opened. Sessions remember it.
+#[derive(Debug, Clone, PartialEq, Args, Serialize, Deserialize)]
 pub struct Sources {
     /// Volume files, and folders that hold volumes [env: REVENANT_VOLUMES, separated by colons]
     #[arg(long, global = true, num_args = 1.., value_name = "PATH", help_heading = "Sources")]
@@ -80,7 +83,8 @@ pub struct Sources {
 }
 
 /// When block checksums are verified.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Integrity {
     /// Each time a byte of a block is delivered
     Always,
@@ -206,6 +210,17 @@ pub enum Command {
         #[arg(value_name = "TREE-PATH")]
         paths: Vec<OsString>,
     },
+    /// Run a machine out of its backup: its disks are served at once, writable over overlays
+    Recover(Recover),
+    /// Keep recoveries alive until Ctrl-C: `recover` starts this where it does not run
+    Serve {
+        /// Folder of sessions [default: /var/lib/revenant; for others than root ~/.local/state/revenant]
+        #[arg(long, value_name = "DIR", env = "REVENANT_STATE")]
+        state: Option<PathBuf>,
+        /// End when there has been no recovery for so long
+        #[arg(long, value_name = "SECONDS")]
+        until_idle: Option<u64>,
+    },
     /// Print a script that completes commands in a shell
     Completions {
         /// The shell
@@ -319,7 +334,8 @@ impl Cli {
                     lacks("<TREE-PATH|IMAGE> <TREE-PATH|IMAGE>");
                 }
             }
-            Command::Inspect { paths, .. } | Command::Export { protocol: Protocol::Nbd { paths, .. } } => {
+            Command::Inspect { paths, .. }
+            | Command::Export { protocol: Protocol::Nbd { paths, .. } | Protocol::Iscsi { paths, .. } } => {
                 if paths.is_empty() {
                     give_back(&mut options, paths);
                 }
@@ -334,7 +350,14 @@ impl Cli {
                     *path = given.pop();
                 }
             }
-            Command::Jobs | Command::Completions { .. } | Command::Man { .. } => {}
+            Command::Recover(recover) => {
+                let mut given = Vec::new();
+                if recover.action.is_none() && recover.start.target.is_none() {
+                    give_back(&mut options, &mut given);
+                    recover.start.target = given.pop().map(|t| t.to_string_lossy().into_owned());
+                }
+            }
+            Command::Serve { .. } | Command::Jobs | Command::Completions { .. } | Command::Man { .. } => {}
         }
         cli
     }

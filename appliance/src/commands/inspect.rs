@@ -8,7 +8,7 @@ use blockdev::{
     images::{Disk, Member},
     partitions::{self, Encryption, FsKind, Scheme, Survey, Volume},
 };
-use guestfs::os::{self, System};
+use guestfs::os::{self, Guest};
 use serde_json::{Value, json};
 
 use super::source::{DiskSource, Disks};
@@ -52,19 +52,15 @@ struct Machine<'a> {
     /// Bytes that are stored, of each disk.
     allocated: Vec<u64>,
     survey: Survey,
-    system: Option<System>,
+    guest: Guest,
 }
 
 impl<'a> Machine<'a> {
     fn of(sources: &'a [DiskSource], secrets: &Secrets) -> Result<Self> {
-        let disks: Vec<(String, Arc<dyn BlockDevice>)> = sources
-            .iter()
-            .map(|s| (s.label.clone(), Arc::<Disk>::clone(&s.image.disk) as Arc<dyn BlockDevice>))
-            .collect();
         let allocated = sources.iter().map(|s| allocated(s.image.disk.as_ref())).collect::<Result<_>>()?;
-        let survey = partitions::survey_with(&disks, secrets);
-        let system = system(&survey);
-        Ok(Self { sources, allocated, survey, system })
+        let survey = survey(sources, secrets);
+        let guest = os::examine(&survey);
+        Ok(Self { sources, allocated, survey, guest })
     }
 
     /// The volumes that have a part on a disk.
@@ -74,20 +70,12 @@ impl<'a> Machine<'a> {
 
     /// How the machine would be started, as far as its disks tell.
     fn firmware(&self) -> Option<&'static str> {
-        if let Some(firmware) = self.system.as_ref().and_then(|s| s.firmware) {
-            return Some(firmware.name());
-        }
-        let volumes = &self.survey.volumes;
-        let is_esp = |v: &&Volume| v.kind.as_ref().is_some_and(|k| k.name.contains("EFI"));
-        if volumes.iter().any(|v| v.scheme == Scheme::Gpt && is_esp(&v)) {
-            return Some("uefi");
-        }
-        volumes.iter().any(|v| v.scheme == Scheme::Mbr && v.active).then_some("bios")
+        self.guest.firmware.map(os::Firmware::name)
     }
 
     /// The family of the system: as it says itself, or as its filesystems tell.
     fn family(&self) -> Option<&'static str> {
-        if let Some(system) = &self.system {
+        if let Some(system) = &self.guest.system {
             return Some(system.family.name());
         }
         let kinds: Vec<_> = self.survey.volumes.iter().filter_map(|v| Some(v.content.as_ref()?.kind)).collect();
@@ -99,9 +87,9 @@ impl<'a> Machine<'a> {
     }
 
     /// What is known of the guest, for programs.
-    fn guest(&self) -> Value {
+    fn guest_value(&self) -> Value {
         let mut guest = json!({ "family": self.family(), "firmware": self.firmware() });
-        if let (Some(s), Value::Object(guest)) = (&self.system, &mut guest) {
+        if let (Some(s), Value::Object(guest)) = (&self.guest.system, &mut guest) {
             guest.insert("name".into(), json!(s.name));
             guest.insert("version".into(), json!(s.version));
             guest.insert("architecture".into(), json!(s.architecture));
@@ -137,7 +125,7 @@ impl<'a> Machine<'a> {
                 "partition_table": table.map(|d| d.scheme.name()),
                 "disk_id": table.and_then(|d| d.id.as_deref()),
                 "volumes": self.volumes_of(&source.label).map(|v| volume_value(v, self.tree_path(v).as_deref())).collect::<Vec<_>>(),
-                "guest": self.guest(),
+                "guest": self.guest_value(),
                 "notes": self.notes(source),
             })
         };
@@ -214,7 +202,7 @@ impl<'a> Machine<'a> {
     }
 
     fn print_guest(&self, out: &mut dyn Write) -> std::io::Result<()> {
-        let Some(system) = &self.system else {
+        let Some(system) = &self.guest.system else {
             let guest: Vec<_> = [self.family(), self.firmware()].into_iter().flatten().collect();
             return if guest.is_empty() { Ok(()) } else { writeln!(out, "\nguest: {}", guest.join(", ")) };
         };
@@ -231,12 +219,11 @@ impl<'a> Machine<'a> {
 }
 
 /// Who the guest on these volumes is. Filesystems that cannot be opened say nothing.
-fn system(survey: &Survey) -> Option<System> {
-    let opened: Vec<_> = guestfs::find(&survey.volumes)
-        .iter()
-        .filter_map(|found| Some((survey.volumes.get(*found.volumes.first()?)?, found.open().ok()?)))
-        .collect();
-    os::identify(&survey.disks, &opened)
+/// The volumes of the disks of one machine.
+pub fn survey(sources: &[DiskSource], secrets: &Secrets) -> Survey {
+    let device = |disk: &Arc<Disk>| -> Arc<dyn BlockDevice> { Arc::<Disk>::clone(disk) };
+    let disks: Vec<_> = sources.iter().map(|s| (s.label.clone(), device(&s.image.disk))).collect();
+    partitions::survey_with(&disks, secrets)
 }
 
 /// Bytes that a disk stores.

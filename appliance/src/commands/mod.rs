@@ -5,12 +5,14 @@ mod convert;
 mod diff;
 mod export;
 mod extract;
-mod inspect;
+pub mod inspect;
 mod jobs;
 mod ls;
 mod mount;
 mod points;
-mod source;
+mod recover;
+mod serve;
+pub mod source;
 mod verify;
 
 use std::{
@@ -31,7 +33,7 @@ use vfs::{
 use volreader::archive::{Archive, point::Point};
 
 use crate::{
-    cli::{Cli, Command},
+    cli::{self, Cli, Command},
     config, output, progress,
 };
 
@@ -69,6 +71,8 @@ pub fn run(cli: &Cli) -> Result<u8> {
         Command::Diff { paths, options } => diff::run(cli, paths, options),
         Command::Inspect { paths, format } => inspect::run(cli, paths, format.as_deref()),
         Command::Export { protocol } => export::run(cli, protocol),
+        Command::Recover(recover) => recover::run(cli, recover),
+        Command::Serve { state, until_idle } => serve::run(cli, state.as_deref(), *until_idle),
         Command::Verify { paths } => verify::run(cli, paths),
     }
 }
@@ -80,33 +84,42 @@ fn manual(folder: &Path) -> Result<()> {
 }
 
 /// The sources and their tree.
-struct Opened {
-    archive: Arc<Archive>,
-    tree: Tree,
+pub struct Opened {
+    pub archive: Arc<Archive>,
+    pub tree: Tree,
 }
 
 fn open(cli: &Cli) -> Result<Opened> {
-    let options = config::options(&cli.sources)?;
+    open_sources(&cli.sources)
+}
+
+/// Open what is named by `sources`.
+///
+/// # Errors
+///
+/// When nothing is named, or what is cannot be opened.
+pub fn open_sources(sources: &cli::Sources) -> Result<Opened> {
+    let options = config::options(sources)?;
     let has_archive = !options.volumes.is_empty() || options.catalog.is_some();
-    if !has_archive && cli.sources.images.is_empty() {
+    if !has_archive && sources.images.is_empty() {
         return Err(Error::invalid(
             "no volumes are given; name files or folders by --volumes (or REVENANT_VOLUMES), a catalog by --catalog, or \
              disk images by --image",
         ));
     }
     let archive = Archive::open(options)?;
-    progress::show_indexing(&archive, cli.sources.quiet || cli.sources.json);
+    progress::show_indexing(&archive, sources.quiet || sources.json);
     let sources = Sources {
         archive: has_archive.then(|| Arc::clone(&archive)),
-        images: cli.sources.images.clone(),
-        secrets: config::secrets(&cli.sources)?,
+        images: sources.images.clone(),
+        secrets: config::secrets(sources)?,
     };
     Ok(Opened { tree: providers::tree(&sources)?, archive })
 }
 
 impl Opened {
     /// The node at a path of the tree.
-    fn resolve(&self, path: &OsStr) -> Result<Node> {
+    pub fn resolve(&self, path: &OsStr) -> Result<Node> {
         let components: Vec<&[u8]> =
             path.as_bytes().split(|&b| b == b'/').filter(|c| !c.is_empty() && *c != b".").collect();
         if components.is_empty() {

@@ -16,13 +16,14 @@ use vfs::{
     providers::disks::{self, NodeFolder},
 };
 
-use super::{Opened, open};
-use crate::cli::Cli;
+use super::{Opened, open_sources};
+use crate::cli::{Cli, Sources};
 
 /// The folders at the top of the tree.
 const TOPS: [&str; 4] = ["jobs", "clients", "machines", "images"];
 
 /// A disk to work on.
+#[derive(Clone)]
 pub struct DiskSource {
     /// What the user called it.
     pub label: String,
@@ -34,15 +35,33 @@ pub struct DiskSource {
     pub files: Option<String>,
 }
 
+impl DiskSource {
+    /// What it is called among `all` that are served together: its file's name without extension, unless another is called
+    /// so, too.
+    pub fn name(&self, all: &[Self]) -> String {
+        let stem = |s: &Self| {
+            let name = Path::new(&s.label).file_stem().map(|n| n.to_string_lossy().into_owned());
+            name.unwrap_or_else(|| s.label.clone())
+        };
+        let own = stem(self);
+        if all.iter().filter(|s| stem(s) == own).count() == 1 { own } else { self.label.clone() }
+    }
+}
+
 /// Finds disks by what the user calls them; the volumes are opened when the first is in the tree.
 pub struct Disks<'a> {
-    cli: &'a Cli,
-    opened: OnceCell<Opened>,
+    sources: &'a Sources,
+    opened: OnceCell<Arc<Opened>>,
 }
 
 impl<'a> Disks<'a> {
     pub const fn new(cli: &'a Cli) -> Self {
-        Self { cli, opened: OnceCell::new() }
+        Self { sources: &cli.sources, opened: OnceCell::new() }
+    }
+
+    /// Those of sources that are open.
+    pub fn opened(sources: &'a Sources, opened: Arc<Opened>) -> Self {
+        Self { sources, opened: OnceCell::from(opened) }
     }
 
     /// The disk that `name` is: a path of the tree, or else a file of the host. `format` is that of the image where its
@@ -114,10 +133,10 @@ impl<'a> Disks<'a> {
     /// When it cannot be opened.
     pub fn tree(&self) -> Result<&Opened> {
         if self.opened.get().is_none() {
-            let opened = open(self.cli)?;
-            let _only_here = self.opened.set(opened);
+            let opened = open_sources(self.sources)?;
+            let _only_here = self.opened.set(Arc::new(opened));
         }
-        self.opened.get().ok_or_else(|| Error::invalid("the tree is not open"))
+        self.opened.get().map(Arc::as_ref).ok_or_else(|| Error::invalid("the tree is not open"))
     }
 
     fn of_file(&self, label: &str, file: &dyn File, format: Option<Format>) -> Result<Vec<DiskSource>> {

@@ -129,10 +129,13 @@ pub fn is_disk(file: &dyn ReadAt) -> Result<bool> {
     if known {
         return Ok(true);
     }
-    // btrfs keeps the first 64 KiB free, ZFS has its first uberblock at 128 KiB.
+    // btrfs keeps the first 64 KiB free. The label of a device of ZFS has a list of names and values after 16 KiB, in XDR
+    // (byte 0), of which "version" is the first.
     let mut magic = [0; 8];
+    let mut list = [0; 32];
     let n = file.read_at(&mut magic, 0x1_0040)?;
-    Ok(magic.get(..n) == Some(b"_BHRfS_M"))
+    let m = file.read_at(&mut list, 0x4000)?;
+    Ok(magic.get(..n) == Some(b"_BHRfS_M") || (m == list.len() && list[0] == 1 && &list[24..] == b"version\0"))
 }
 
 #[cfg(test)]
@@ -156,6 +159,16 @@ mod tests {
             disk[510] = 0;
             assert_ne!(detect(&disk).expect("readable"), Format::Raw, "a real head");
         }
+    }
+
+    #[test]
+    fn a_device_of_zfs_is_a_disk() {
+        let mut disk = vec![0; 1 << 20];
+        disk[0x4000..0x4002].copy_from_slice(&[1, 1]);
+        disk[0x4018..0x4020].copy_from_slice(b"version\0");
+        assert!(is_disk(&disk).expect("readable"));
+        disk[0x4018] = b'V';
+        assert!(!is_disk(&disk).expect("readable"));
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! * [`Slice`]: a range of a device; [`Concat`]: devices one after another.
 //! * [`Cached`]: what was read, kept in bounded memory.
 //! * [`Throttled`]: no more bytes and operations per second than allowed.
-//! * [`Counted`]: counters of what is done.
+//! * [`Counted`]: counters of what is done; [`Traced`]: which parts are read, in order.
+//! * [`Prefetched`]: what such a trace says, read before it is asked for.
 //! * [`Faulty`]: errors and delays on purpose, for tests.
 //!
 //! A layer is writable exactly when what is below it is. Every layer writes out every method of the traits: one that
@@ -17,8 +18,10 @@ mod cached;
 mod concat;
 mod counted;
 mod faulty;
+pub mod prefetch;
 mod slice;
 mod throttled;
+pub mod trace;
 
 pub use self::{
     as_device::AsDevice,
@@ -26,8 +29,10 @@ pub use self::{
     concat::Concat,
     counted::{Counted, Counters, LATENCY_BUCKETS, Operation},
     faulty::{Fault, Faulty, Rule, Target},
+    prefetch::Prefetched,
     slice::Slice,
     throttled::{Rates, Throttled},
+    trace::{Recorder, Trace, Traced},
 };
 use crate::{Error, Result};
 

@@ -1,6 +1,6 @@
 //! The MOUNT protocol, version 3 (RFC 1813, appendix I): from a path to a first file handle.
 //!
-//! The export is `/`, and every directory below can be mounted by its path. Who has mounted what is not kept: it was never
+//! The export is `/`, and by another name if it has one; every directory below can be mounted by its path. Who has mounted what is not kept: it was never
 //! more than a guess.
 
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use vfs::{door::Place, node::is_name};
 
 use super::{
-    clients::Clients,
+    Clients,
     export::Export,
     protocol::{PATH_MAX, Status},
     rpc::{AUTH_SYS, Refusal},
@@ -47,7 +47,7 @@ pub(super) fn run(
         DUMP => out.bool(false),
         EXPORT => {
             out.bool(true);
-            out.opaque(b"/");
+            out.opaque(format!("/{}", export.name()).as_bytes());
             for name in clients.names() {
                 out.bool(true);
                 out.opaque(name.as_bytes());
@@ -64,7 +64,9 @@ pub(super) fn run(
 /// The directory at `path`. Links are not followed: they mean something on the machine that the backup is of.
 fn find(export: &Export, path: &[u8]) -> Result<Arc<Place>, Status> {
     let mut place = Arc::clone(export.places.root());
-    for name in path.split(|&byte| byte == b'/').filter(|name| !name.is_empty() && *name != b".") {
+    let mut names = path.split(|&byte| byte == b'/').filter(|name| !name.is_empty() && *name != b".").peekable();
+    let _own = names.next_if(|name| *name == export.name().as_bytes());
+    for name in names {
         if place.dir().is_none() {
             return Err(Status::NotDirectory);
         }

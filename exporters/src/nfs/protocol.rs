@@ -40,6 +40,11 @@ pub(super) mod nfs {
     pub(in super::super) const FSINFO: u32 = 19;
     pub(in super::super) const PATHCONF: u32 = 20;
     pub(in super::super) const COMMIT: u32 = 21;
+
+    /// Whether doing it a second time gives another answer than doing it once.
+    pub(in super::super) const fn only_once(procedure: u32) -> bool {
+        matches!(procedure, SETATTR | CREATE | MKDIR | SYMLINK | REMOVE | RMDIR | RENAME | LINK)
+    }
 }
 
 /// Longest file handle.
@@ -54,16 +59,26 @@ pub(super) const PATH_MAX: usize = 1024;
 #[repr(u32)]
 pub(super) enum Status {
     Ok = 0,
+    /// Not the owner.
+    Permission = 1,
     NotFound = 2,
     Io = 5,
     Access = 13,
+    Exists = 17,
+    OtherDevice = 18,
     NotDirectory = 20,
     IsDirectory = 21,
     Invalid = 22,
+    FileTooBig = 27,
+    NoSpace = 28,
     ReadOnly = 30,
     NameTooLong = 63,
+    NotEmpty = 66,
     Stale = 70,
     BadHandle = 10001,
+    /// The guard of SETATTR does not hold.
+    NotSync = 10002,
+    NotSupported = 10004,
     TooSmall = 10005,
 }
 
@@ -73,6 +88,9 @@ impl From<&Error> for Status {
             ErrorKind::NotFound => Self::NotFound,
             ErrorKind::Locked => Self::Access,
             ErrorKind::Invalid => Self::Invalid,
+            ErrorKind::NoSpace => Self::NoSpace,
+            ErrorKind::Exists => Self::Exists,
+            ErrorKind::NotEmpty => Self::NotEmpty,
             _ => Self::Io,
         }
     }
@@ -82,8 +100,28 @@ impl From<&Error> for Status {
 pub(super) mod access {
     pub(in super::super) const READ: u32 = 0x01;
     pub(in super::super) const LOOKUP: u32 = 0x02;
+    pub(in super::super) const MODIFY: u32 = 0x04;
+    pub(in super::super) const EXTEND: u32 = 0x08;
+    pub(in super::super) const DELETE: u32 = 0x10;
     pub(in super::super) const EXECUTE: u32 = 0x20;
+}
+
+/// How durable a write is to be, or is (`stable_how`).
+pub(super) mod stable {
+    /// Not before a COMMIT.
+    pub(in super::super) const UNSTABLE: u32 = 0;
+    /// All of it, attributes included.
+    pub(in super::super) const FILE_SYNC: u32 = 2;
+}
+
+/// How a file is created (`createmode3`).
+pub(super) mod create {
+    pub(in super::super) const UNCHECKED: u32 = 0;
+    pub(in super::super) const GUARDED: u32 = 1;
+    pub(in super::super) const EXCLUSIVE: u32 = 2;
 }
 
 /// Properties that FSINFO tells: hard links, symbolic links, and PATHCONF says the same everywhere.
 pub(super) const PROPERTIES: u32 = 0x01 | 0x02 | 0x08;
+/// The same where something can be written: times can be set.
+pub(super) const CAN_SET_TIME: u32 = 0x10;

@@ -5,8 +5,11 @@ use std::io;
 use super::xdr::{Decoder, Encoder, Garbage};
 use crate::net::{Input, Transport};
 
-/// Bytes of a call that are kept: more than any that does not write can have. What is behind is passed over.
-const KEPT: usize = 8 << 10;
+/// Bytes of a call that does not write, at most: with its head, credentials and names.
+pub(super) const CALL_MAX: usize = 8 << 10;
+
+/// A record of which more than this is to come is received where it is kept, not by way of the input's buffer.
+const DIRECT: usize = 32 << 10;
 
 /// The bit of a record mark that says that the fragment is the last one (section 11).
 const LAST: u32 = 1 << 31;
@@ -162,18 +165,19 @@ pub(super) struct Records {
     /// Bytes of the record so far, marks included.
     total: usize,
     most: usize,
+    kept: usize,
     /// Bytes of the current fragment that are still to come; `None` before its mark.
     left: Option<usize>,
     last: bool,
 }
 
 impl Records {
-    /// Records of at most `most` bytes.
-    pub(super) fn new(most: usize) -> Self {
-        Self { input: Input::new(), record: Vec::new(), total: 0, most, left: None, last: false }
+    /// Records of at most `most` bytes, of which the first `kept` are kept. What is behind is passed over.
+    pub(super) fn new(most: usize, kept: usize) -> Self {
+        Self { input: Input::new(), record: Vec::new(), total: 0, most, kept, left: None, last: false }
     }
 
-    /// The next record, if all of it is here: the first bytes of it, as many as a call can have that does not write.
+    /// The next record, if all of it is here: the bytes of it that are kept.
     ///
     /// # Errors
     ///
@@ -194,7 +198,7 @@ impl Records {
             };
             let here = self.input.bytes();
             let here = here.get(..left).unwrap_or(here);
-            let kept = here.get(..KEPT - self.record.len()).unwrap_or(here);
+            let kept = here.get(..self.kept.saturating_sub(self.record.len())).unwrap_or(here);
             self.record.extend_from_slice(kept);
             let n = here.len();
             self.input.consume(n);
@@ -221,6 +225,15 @@ impl Records {
     ///
     /// When the stream ends or stalls within a record, or the connection is broken.
     pub(super) fn fill(&mut self, transport: &dyn Transport) -> io::Result<bool> {
+        if let Some(left) = self.left.filter(|&left| left > DIRECT && !self.waiting())
+            && left <= self.kept.saturating_sub(self.record.len())
+        {
+            let start = self.record.len();
+            self.record.resize(start + left, 0);
+            self.input.read_exact(transport, self.record.get_mut(start..).unwrap_or_default())?;
+            self.left = Some(0);
+            return Ok(true);
+        }
         let within = self.total > 0 || self.waiting();
         self.input.fill_more(transport, within)
     }

@@ -9,7 +9,9 @@ use std::{
 
 use blockdev::Result;
 
-use super::{clients::Clients, export::Export, limits::Limits, portmap::Ports, session::Programs, udp::Datagrams};
+use super::{
+    Clients, export::Export, limits::Limits, portmap::Ports, replies::Replies, session::Programs, udp::Datagrams,
+};
 use crate::net::{self, Address, Listener, Service, Transport};
 
 /// Settings of a server.
@@ -53,7 +55,7 @@ impl Server {
         let nfs_port = port(&nfs).unwrap_or(0);
         let ports = Ports { nfs: nfs_port, mount: port(&mount).unwrap_or(nfs_port), portmap: port(&portmap) };
         let Config { limits, clients } = config;
-        let programs = Arc::new(Programs { export, limits, clients, ports });
+        let programs = Arc::new(Programs { export, limits, clients, ports, replies: Replies::default() });
         let listeners = if nfs.is_empty() { nfs } else { nfs.into_iter().chain(mount).chain(portmap).collect() };
         let server = net::Server::start(Nfs(programs.clone()), listeners)?;
         let datagrams = portmap_datagrams.map(|socket| Datagrams::start(programs, socket)).transpose()?;
@@ -123,6 +125,6 @@ impl Service for Nfs {
 /// When what the client sends are no calls, or the connection breaks or stalls.
 pub fn serve(config: Config, export: Export, transport: &dyn Transport) -> io::Result<()> {
     let Config { limits, clients } = config;
-    let programs = Programs { export, limits, clients, ports: Ports::default() };
+    let programs = Programs { export, limits, clients, ports: Ports::default(), replies: Replies::default() };
     programs.serve(transport, &AtomicBool::new(false))
 }

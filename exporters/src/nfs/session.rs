@@ -10,14 +10,15 @@ use std::{
 };
 
 use super::{
-    clients::Clients,
+    Clients,
     export::Export,
     limits::Limits,
     mount,
     portmap::{self, Ports},
     procedures::Work,
-    protocol::{program, version},
-    rpc::{Call, Parsed, Records, Refusal, record},
+    protocol::{nfs, program, version},
+    replies::{Answer, Key, Replies},
+    rpc::{CALL_MAX, Call, Parsed, Records, Refusal, record},
     xdr::{Decoder, Encoder, Garbage},
 };
 use crate::net::{Pace, Sender, Transport, Workers};
@@ -33,15 +34,39 @@ pub(super) struct Programs {
     pub(super) limits: Limits,
     pub(super) clients: Clients,
     pub(super) ports: Ports,
+    pub(super) replies: Replies,
 }
 
 impl Programs {
     /// Answer the call in `message`, if it is one.
     fn answer(&self, message: &[u8], out: &mut Encoder) -> Result<(), Garbage> {
         let mut arguments = Decoder::new(message);
-        let Parsed::Call(call) = Call::parse(&mut arguments, out)? else { return Ok(()) };
-        call.reply(out, |out| self.run(&call, arguments, out));
+        let Parsed::Call(mut call) = Call::parse(&mut arguments, out)? else { return Ok(()) };
+        self.export.squash(&mut call.credentials);
+        let once = self.export.is_writable() && call.program == program::NFS && nfs::only_once(call.procedure);
+        if !once {
+            call.reply(out, |out| self.run(&call, arguments, out));
+            return Ok(());
+        }
+        match self.replies.begin(Key::of(call.xid, message)) {
+            Answer::Known(reply) => out.append(&reply),
+            Answer::Wanted(pending) => {
+                let start = out.len();
+                call.reply(out, |out| self.run(&call, arguments, out));
+                pending.finish(out.bytes().get(start..).unwrap_or_default());
+            }
+        }
         Ok(())
+    }
+
+    /// Bytes of a call that are kept.
+    const fn kept(&self) -> usize {
+        CALL_MAX + if self.export.is_writable() { self.limits.write as usize } else { 0 }
+    }
+
+    /// Memory that a call may take while it is worked on.
+    const fn memory(&self) -> usize {
+        self.limits.read as usize + if self.export.is_writable() { self.limits.write as usize } else { 0 }
     }
 
     fn run(&self, call: &Call, arguments: Decoder<'_>, out: &mut Encoder) -> Result<(), Refusal> {
@@ -85,8 +110,7 @@ impl Programs {
     /// When what the client sends are no calls, or the connection breaks or stalls.
     pub(super) fn serve(&self, transport: &dyn Transport, draining: &AtomicBool) -> io::Result<()> {
         let session = Session { programs: self, sender: Sender::new(transport), pace: Pace::new() };
-        let memory = self.limits.read as usize;
-        let workers = Workers::new(self.limits.in_flight, self.limits.in_flight.saturating_mul(memory));
+        let workers = Workers::new(self.limits.in_flight, self.limits.in_flight.saturating_mul(self.memory()));
         let served = thread::scope(|scope| {
             // Whatever happens here, the workers are told to end, or the scope would wait for them for ever.
             let _end = workers.ending();
@@ -123,14 +147,14 @@ impl Session<'_> {
         workers: &Workers<Vec<u8>>,
         spawn: impl Fn() -> bool,
     ) -> io::Result<()> {
-        let mut records = Records::new(self.programs.limits.request);
+        let mut records = Records::new(self.programs.limits.request, self.programs.kept());
         let mut executor = Executor::new(self);
         let mut ending = false;
         loop {
             while let Some(call) = records.take()? {
                 if self.pace.is_slow() && self.programs.limits.in_flight > 1 && (records.waiting() || workers.busy()) {
                     executor.flush()?;
-                    let memory = self.programs.limits.read as usize;
+                    let memory = self.programs.memory();
                     if workers.reserve(memory, &spawn) {
                         workers.submit(call, memory);
                         continue;

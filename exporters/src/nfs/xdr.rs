@@ -31,6 +31,22 @@ impl<'a> Decoder<'a> {
         Ok(u64::from_be_bytes(*taken))
     }
 
+    pub(super) fn bool(&mut self) -> Result<bool, Garbage> {
+        match self.u32()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(Garbage),
+        }
+    }
+
+    /// Bytes of a fixed length, a multiple of four.
+    pub(super) fn fixed<const N: usize>(&mut self) -> Result<[u8; N], Garbage> {
+        const { assert!(N.is_multiple_of(4)) };
+        let (taken, rest) = self.0.split_first_chunk::<N>().ok_or(Garbage)?;
+        self.0 = rest;
+        Ok(*taken)
+    }
+
     /// Bytes of a variable length of at most `most`, with their padding.
     pub(super) fn opaque(&mut self, most: usize) -> Result<&'a [u8], Garbage> {
         let len = usize::try_from(self.u32()?).map_err(|_| Garbage)?;
@@ -91,6 +107,11 @@ impl Encoder {
         self.room(bytes.len()).copy_from_slice(bytes);
     }
 
+    /// Bytes as they are.
+    pub(super) fn append(&mut self, bytes: &[u8]) {
+        self.put(bytes);
+    }
+
     pub(super) fn u32(&mut self, value: u32) {
         self.put(&value.to_be_bytes());
     }
@@ -115,6 +136,14 @@ impl Encoder {
         let (bytes, rest) = room.split_at_mut(len);
         rest.fill(0);
         bytes
+    }
+
+    /// Make the padding of the `len` bytes of a variable length that were written last zeros: they were shortened.
+    pub(super) fn clear_padding(&mut self, len: usize) {
+        let start = self.len.saturating_sub(padding(len));
+        if let Some(rest) = self.buffer.get_mut(start..self.len) {
+            rest.fill(0);
+        }
     }
 
     /// Overwrite the number at `at`.

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use blockdev::{
     Error, fields,
-    partitions::{Disk, Volume},
+    partitions::{Disk, Survey, Volume},
 };
 
 use crate::{FileId, FileSystem};
@@ -150,6 +150,37 @@ impl System {
 struct Machine<'a> {
     disks: &'a [Disk],
     volumes: &'a [(&'a Volume, Arc<dyn FileSystem>)],
+}
+
+/// What the disks of a machine tell about it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Guest {
+    /// The system on them.
+    pub system: Option<System>,
+    /// What they can be booted with: as the system says, or else as loaders, boot sectors and partition tables tell.
+    pub firmware: Option<Firmware>,
+}
+
+/// What the disks of `survey`, which are those of one machine, tell about it. Filesystems that cannot be opened say
+/// nothing. The mounts of its system are of volumes of the survey.
+#[must_use]
+pub fn examine(survey: &Survey) -> Guest {
+    let mut numbers = Vec::new();
+    let mut opened = Vec::new();
+    for found in crate::find(&survey.volumes) {
+        let number = found.volumes.first().copied().unwrap_or(usize::MAX);
+        if let (Some(volume), Ok(fs)) = (survey.volumes.get(number), found.open()) {
+            numbers.push(number);
+            opened.push((volume, fs));
+        }
+    }
+    let mut system = identify(&survey.disks, &opened);
+    for mount in system.iter_mut().flat_map(|system| &mut system.mounts) {
+        mount.volume = numbers.get(mount.volume).copied().unwrap_or(usize::MAX);
+    }
+    let machine = Machine { disks: &survey.disks, volumes: &opened };
+    let told = system.as_ref().and_then(|s| s.firmware).or_else(|| firmware::of(machine));
+    Guest { firmware: told.or_else(|| firmware::of_tables(&survey.volumes)), system }
 }
 
 /// The system that lies on `volumes`, which are those of one machine whose filesystem can be read, in the order of its

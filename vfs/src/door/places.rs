@@ -4,6 +4,8 @@
 //! [`Trail`]: sixteen bits of the number of each directory on the way. A node that is not remembered is found again by
 //! following the trail: of a directory on it only the entries that match are looked into, which is one as good as always.
 //! So nothing is kept for a client, and what is remembered is bounded; forgetting only costs time.
+//!
+//! Below a directory that can be changed nodes move, so there the trail ends: that directory knows where they are.
 
 use std::{
     ops::ControlFlow,
@@ -15,7 +17,7 @@ use blockdev::{Error, ErrorKind, Result};
 use quick_cache::{UnitWeighter, Weighter, sync::Cache};
 
 use super::{look_up, numbered};
-use crate::node::{Attributes, Dir, Kind, Node};
+use crate::node::{Attributes, Dir, Kind, Node, WritableDir};
 
 /// Directories of a trail, at most. A node that lies deeper is found only as long as it is remembered.
 pub const TRAIL_MAX: usize = 22;
@@ -105,9 +107,17 @@ impl Place {
     #[must_use]
     pub fn trail(&self) -> Trail {
         let up = |place: &Self| place.origin.as_ref().map(|(parent, _)| Arc::clone(parent));
-        let above = std::iter::successors(up(self), |place| up(place));
-        // The root is not on the trail.
-        let marks: Vec<u16> = above.filter(|place| place.origin.is_some()).map(|place| mark(place.ino)).collect();
+        let mut marks = Vec::new();
+        for place in std::iter::successors(up(self), |place| up(place)) {
+            if place.dir().is_some_and(|dir| dir.writable().is_some()) {
+                // What has been gathered is below this one.
+                marks.clear();
+            }
+            // The root is not on the trail.
+            if place.origin.is_some() {
+                marks.push(mark(place.ino));
+            }
+        }
         Trail::new(marks.into_iter().rev()).unwrap_or_default()
     }
 }
@@ -164,6 +174,12 @@ impl Places {
         place
     }
 
+    /// Forget where the node with the number `ino` was: it was moved or removed.
+    pub fn forget(&self, ino: u64) {
+        self.known.remove(&ino);
+        self.seen.remove(&ino);
+    }
+
     /// The child of `parent` called `name`, with its attributes.
     ///
     /// # Errors
@@ -204,7 +220,8 @@ impl Places {
     /// `place` as it is now; `None` when it has gone from where it was.
     fn fresh(&self, place: Arc<Place>) -> Result<Option<Arc<Place>>> {
         let Some((parent, name)) = &place.origin else { return Ok(Some(place)) };
-        if place.dir().is_none() || place.found.elapsed() < FRESH {
+        // What can be changed is the same wherever it is now.
+        if place.dir().is_none() || place.found.elapsed() < FRESH || place.node.inode().changes().is_some() {
             return Ok(Some(place));
         }
         let Some(parent) = self.fresh(Arc::clone(parent))? else { return Ok(None) };
@@ -223,6 +240,9 @@ impl Search<'_> {
     /// Follow the rest of a trail from `place` on.
     fn below(&mut self, place: &Arc<Place>, marks: &[u16]) -> Result<Option<Arc<Place>>> {
         let Some(dir) = place.dir() else { return Ok(None) };
+        if let Some(writable) = dir.writable() {
+            return self.located(place, writable);
+        }
         let Some((&next, rest)) = marks.split_first() else { return self.within(place, dir) };
         let mut matching = Vec::new();
         let left = &mut self.left;
@@ -241,6 +261,18 @@ impl Search<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// Go where a directory that can be changed says that the node is.
+    fn located(&self, place: &Arc<Place>, dir: &dyn WritableDir) -> Result<Option<Arc<Place>>> {
+        let (Some(own), Some(path)) = (dir.locate(place.ino), dir.locate(self.ino)) else { return Ok(None) };
+        let Some(below) = path.strip_prefix(own.as_slice()) else { return Ok(None) };
+        let mut at = Arc::clone(place);
+        for name in below {
+            let Some((child, _)) = self.places.look_up(&at, name)? else { return Ok(None) };
+            at = child;
+        }
+        Ok(Some(at).filter(|found| found.ino == self.ino))
     }
 
     /// Look through the directory that should have the node.

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{FileAttr, FileType, INodeNo};
 
-use crate::node::{Attributes, Kind, Time};
+use crate::node::{Attributes, Kind, Node, Time};
 
 /// The kernel's number of the root of a mount; no other node can have it.
 pub(super) const ROOT: u64 = 1;
@@ -18,16 +18,20 @@ const FOREVER: Duration = Duration::from_secs(24 * 3600);
 /// How long it may keep the attributes of a directory, which may still grow.
 const SOON: Duration = Duration::from_secs(1);
 
-/// How long the kernel may keep the attributes of a node of this kind.
-pub(super) const fn attribute_ttl(kind: Kind) -> Duration {
+/// How long the kernel may keep the attributes of a node of this kind. What can be changed may be changed by other doors,
+/// too.
+pub(super) fn attribute_ttl(kind: Kind, node: &Node) -> Duration {
     match kind {
         Kind::Dir => SOON,
+        _ if node.inode().changes().is_some() => SOON,
         _ => FOREVER,
     }
 }
 
-/// How long the kernel may keep a name of a directory: names are added, never changed.
-pub(super) const ENTRY_TTL: Duration = FOREVER;
+/// How long the kernel may keep the name of a node: elsewhere names are added, never changed.
+pub(super) fn entry_ttl(node: &Node) -> Duration {
+    if node.inode().changes().is_some() { SOON } else { FOREVER }
+}
 
 /// `attributes` as the kernel takes them, for the node that it knows as `node_id`.
 pub(super) fn file_attr(node_id: u64, attributes: &Attributes) -> FileAttr {

@@ -80,7 +80,8 @@ impl Plus<'_> {
     fn entry(&mut self, entry: &Entry, after: u64, found: Found) -> More {
         let (node, attr, ttl) = match found {
             Ok((node, attributes)) => {
-                (Some(node), file_attr(attributes.ino, &attributes), attribute_ttl(attributes.kind))
+                let ttl = attribute_ttl(attributes.kind, &node);
+                (Some(node), file_attr(attributes.ino, &attributes), ttl)
             }
             Err(e) => {
                 // It is shown, and asking for it fails.

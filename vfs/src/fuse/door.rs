@@ -1,21 +1,22 @@
 //! The answers to the kernel's requests.
 
-use std::{cell::RefCell, ffi::OsStr, io, os::unix::ffi::OsStrExt, sync::Arc};
+use std::{cell::RefCell, ffi::OsStr, io, os::unix::ffi::OsStrExt, path::Path, sync::Arc, time::SystemTime};
 
 use blockdev::{Error, ErrorKind, ExtentKind, ReadAt, Result};
 use fuser::{
-    Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags,
-    ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyXattr, Request,
+    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner,
+    OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use super::{
     MAX_READ, MountOptions,
-    attributes::{BLOCK_SIZE, ENTRY_TTL, ROOT, attribute_ttl, file_attr},
+    attributes::{BLOCK_SIZE, ROOT, attribute_ttl, entry_ttl, file_attr},
     directory,
-    handles::Handles,
+    handles::{Content, Handles},
     inodes::Inodes,
     workers::Workers,
+    writing::{Caller, Setting},
 };
 use crate::{
     door::{Report, Totals, look_up, read_whole, readable},
@@ -43,14 +44,14 @@ pub(super) struct Door {
 /// What the answers need, wherever they are worked out.
 pub(super) struct Tree {
     pub(super) inodes: Inodes,
-    handles: Handles,
+    pub(super) handles: Handles,
     pub(super) report: Arc<Report>,
     totals: Arc<dyn Fn() -> Totals + Send + Sync>,
 }
 
 thread_local! {
     /// Each thread's buffer for reads: cleared once, reused for ever.
-    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    pub(super) static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Door {
@@ -87,19 +88,24 @@ impl Tree {
         match look_up(dir.as_ref(), name) {
             Ok(Some((node, attributes))) => {
                 let id = attributes.ino;
+                let (ttl, entry_ttl) = (attribute_ttl(attributes.kind, &node), entry_ttl(&node));
                 self.inodes.remember(id, parent, Some(node));
-                let ttl = attribute_ttl(attributes.kind);
-                reply.entry_with_ttls(&ttl, &ENTRY_TTL, &file_attr(id, &attributes), Generation(0));
+                reply.entry_with_ttls(&ttl, &entry_ttl, &file_attr(id, &attributes), Generation(0));
             }
             Ok(None) => reply.error(Errno::ENOENT),
             Err(e) => reply.error(self.errno(&e)),
         }
     }
 
-    fn getattr(&self, id: u64, reply: ReplyAttr) {
+    fn getattr(&self, id: u64, handle: Option<u64>, reply: ReplyAttr) {
         let Some(node) = self.inodes.get(id) else { return reply.error(Errno::EIO) };
-        match node.inode().attributes() {
-            Ok(attributes) => reply.attr(&attribute_ttl(attributes.kind), &file_attr(id, &attributes)),
+        let attributes = match handle.and_then(|handle| self.handles.get(handle)) {
+            // It may have no name any more.
+            Some(Content::Writable(file)) => file.attributes(),
+            _ => node.inode().attributes(),
+        };
+        match attributes {
+            Ok(attributes) => reply.attr(&attribute_ttl(attributes.kind, &node), &file_attr(id, &attributes)),
             Err(e) => reply.error(self.errno(&e)),
         }
     }
@@ -114,17 +120,23 @@ impl Tree {
 
     fn open(&self, id: u64, reply: ReplyOpen) {
         let Some(Node::File(file)) = self.inodes.get(id) else { return reply.error(Errno::EIO) };
-        match file.open() {
-            Ok(content) => {
-                let handle = FileHandle(self.handles.add(content));
-                reply.opened(handle, FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH);
-            }
+        let opened = file.writable().and_then(|writable| match writable {
+            Some(file) => Ok((Content::Writable(file), FopenFlags::FOPEN_NOFLUSH)),
+            // It never changes: what the kernel has of it is as good as ever.
+            None => Ok((Content::Fixed(file.open()?), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH)),
+        });
+        match opened {
+            Ok((content, flags)) => reply.opened(FileHandle(self.handles.add(content)), flags),
             Err(e) => reply.error(self.errno(&e)),
         }
     }
 
     fn read(&self, handle: u64, offset: u64, size: u32, reply: ReplyData) {
-        let Some(content) = self.handles.get(handle) else { return reply.error(Errno::EBADF) };
+        let content = match self.handles.get(handle) {
+            Some(Content::Fixed(content)) => content,
+            Some(Content::Writable(file)) => return self.read_changing(&file, offset, size.min(MAX_READ), reply),
+            None => return reply.error(Errno::EBADF),
+        };
         let wanted = readable(content.as_ref(), offset, size.min(MAX_READ) as usize);
         BUFFER.with_borrow_mut(|buffer| {
             if buffer.len() < wanted {
@@ -149,7 +161,15 @@ impl Tree {
             _ => return reply.error(Errno::EINVAL),
         };
         let Ok(from) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
-        match seek(content.as_ref(), from, wanted).map(|found| found.map(i64::try_from)) {
+        let sought = match content {
+            Content::Fixed(content) => seek(content.as_ref(), from, wanted),
+            // All of it counts as data: it may be, the next moment.
+            Content::Writable(file) => file.attributes().map(|is| {
+                let found = if wanted == ExtentKind::Data { from } else { is.size };
+                (from < is.size).then_some(found)
+            }),
+        };
+        match sought.map(|found| found.map(i64::try_from)) {
             Ok(Some(Ok(found))) => reply.offset(found),
             Ok(Some(Err(_))) => reply.error(Errno::EOVERFLOW),
             Ok(None) => reply.error(Errno::ENXIO),
@@ -233,7 +253,7 @@ impl Filesystem for Door {
         for flag in wished {
             let _unsupported = config.add_capabilities(flag);
         }
-        // The mount is read-only; this sets the largest request (max_pages), reads included.
+        // The largest request (max_pages), reads included.
         let _limited = config.set_max_write(MAX_READ);
         if let Err(most) = config.set_max_readahead(MAX_READ) {
             let _limited = config.set_max_readahead(most);
@@ -251,8 +271,100 @@ impl Filesystem for Door {
         self.tree.inodes.forget(id.0, lookups);
     }
 
-    fn getattr(&self, _request: &Request, id: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
-        self.run(move |tree| tree.getattr(id.0, reply));
+    fn getattr(&self, _request: &Request, id: INodeNo, handle: Option<FileHandle>, reply: ReplyAttr) {
+        self.run(move |tree| tree.getattr(id.0, handle.map(|handle| handle.0), reply));
+    }
+
+    fn setattr(
+        &self,
+        _request: &Request,
+        id: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        handle: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let set = Setting { mode, uid, gid, size, atime, mtime }.into();
+        self.run(move |tree| tree.setattr(id.0, handle.map(|handle| handle.0), &set, reply));
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let (name, who) = (name.as_bytes().to_vec(), Caller::new(request, mode & !umask));
+        self.run(move |tree| tree.create(parent.0, &name, who, flags, reply));
+    }
+
+    fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        let (name, who) = (name.as_bytes().to_vec(), Caller::new(request, mode & !umask));
+        self.run(move |tree| tree.mkdir(parent.0, &name, who, reply));
+    }
+
+    fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let (name, target) = (name.as_bytes().to_vec(), target.as_os_str().as_bytes().to_vec());
+        let who = Caller::new(request, 0);
+        self.run(move |tree| tree.symlink(parent.0, &name, &target, who, reply));
+    }
+
+    fn link(&self, _request: &Request, id: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let name = name.as_bytes().to_vec();
+        self.run(move |tree| tree.link(id.0, parent.0, &name, reply));
+    }
+
+    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = name.as_bytes().to_vec();
+        self.run(move |tree| tree.change(parent.0, reply, |dir| dir.remove_file(&name).map(drop)));
+    }
+
+    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = name.as_bytes().to_vec();
+        self.run(move |tree| tree.change(parent.0, reply, |dir| dir.remove_dir(&name).map(drop)));
+    }
+
+    fn rename(
+        &self,
+        _request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        to: INodeNo,
+        to_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let (name, to_name) = (name.as_bytes().to_vec(), to_name.as_bytes().to_vec());
+        self.run(move |tree| tree.rename((parent.0, &name), (to.0, &to_name), flags, reply));
+    }
+
+    fn write(
+        &self,
+        _request: &Request,
+        _id: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let data = data.to_vec();
+        self.run(move |tree| tree.write(handle.0, offset, &data, reply));
     }
 
     fn readlink(&self, _request: &Request, id: INodeNo, reply: ReplyData) {
@@ -313,18 +425,26 @@ impl Filesystem for Door {
         self.run(move |tree| directory::plus(tree, id.0, offset, reply));
     }
 
-    fn fsyncdir(&self, _request: &Request, _id: INodeNo, _handle: FileHandle, _data: bool, reply: ReplyEmpty) {
-        reply.ok();
+    fn fsyncdir(&self, _request: &Request, id: INodeNo, _handle: FileHandle, _data: bool, reply: ReplyEmpty) {
+        self.run(move |tree| tree.sync_directory(id.0, reply));
     }
 
-    fn fsync(&self, _request: &Request, _id: INodeNo, _handle: FileHandle, _data: bool, reply: ReplyEmpty) {
-        reply.ok();
+    fn fsync(&self, _request: &Request, _id: INodeNo, handle: FileHandle, _data: bool, reply: ReplyEmpty) {
+        self.run(move |tree| tree.sync(handle.0, reply));
     }
 
-    fn statfs(&self, _request: &Request, _id: INodeNo, reply: ReplyStatfs) {
-        let totals = (self.tree.totals)();
-        let blocks = totals.bytes.div_ceil(u64::from(BLOCK_SIZE));
-        reply.statfs(blocks, 0, 0, totals.files, 0, BLOCK_SIZE, 255, BLOCK_SIZE);
+    fn statfs(&self, _request: &Request, id: INodeNo, reply: ReplyStatfs) {
+        let block = u64::from(BLOCK_SIZE);
+        match self.tree.space(id.0) {
+            Some(s) => {
+                let (all, free) = (s.bytes / block, s.free_bytes / block);
+                reply.statfs(all, free, free, s.files, s.free_files, BLOCK_SIZE, 255, BLOCK_SIZE);
+            }
+            None => {
+                let totals = (self.tree.totals)();
+                reply.statfs(totals.bytes.div_ceil(block), 0, 0, totals.files, 0, BLOCK_SIZE, 255, BLOCK_SIZE);
+            }
+        }
     }
 
     fn getxattr(&self, _request: &Request, id: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {

@@ -11,21 +11,32 @@ use std::{
 use blockdev::ReadAt;
 use parking_lot::RwLock;
 
+use crate::node::OpenFile;
+
+/// What is open.
+#[derive(Clone)]
+pub(super) enum Content {
+    /// A file that never changes.
+    Fixed(Arc<dyn ReadAt>),
+    /// One that can be changed.
+    Writable(OpenFile),
+}
+
 /// Open files.
 #[derive(Default)]
 pub(super) struct Handles {
-    table: RwLock<HashMap<u64, Arc<dyn ReadAt>>>,
+    table: RwLock<HashMap<u64, Content>>,
     last: AtomicU64,
 }
 
 impl Handles {
-    pub(super) fn add(&self, content: Arc<dyn ReadAt>) -> u64 {
+    pub(super) fn add(&self, content: Content) -> u64 {
         let handle = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         self.table.write().insert(handle, content);
         handle
     }
 
-    pub(super) fn get(&self, handle: u64) -> Option<Arc<dyn ReadAt>> {
+    pub(super) fn get(&self, handle: u64) -> Option<Content> {
         self.table.read().get(&handle).cloned()
     }
 

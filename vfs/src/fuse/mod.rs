@@ -1,8 +1,9 @@
-//! The FUSE door: a tree of nodes mounted read-only on a directory, for every program there is.
+//! The FUSE door: a tree of nodes mounted on a directory, for every program there is: read-only, unless the root itself
+//! can be changed.
 //!
 //! [`mount`] returns at once; worker threads serve the kernel until somebody unmounts. The pieces:
 //! `door` answers the requests, `directory` the listings among them; `inodes` remembers the nodes that the
-//! kernel knows and `handles` the open files; `workers` keeps a slow volume from blocking anybody but its own
+//! kernel knows and `handles` the open files; `writing` makes changes; `workers` keeps a slow volume from blocking anybody but its own
 //! readers; `session` ends it all cleanly.
 //!
 //! Permissions: a mount that other users can enter (`allow_other`) is one where the kernel enforces the stored
@@ -16,6 +17,7 @@ mod handles;
 mod inodes;
 mod session;
 mod workers;
+mod writing;
 
 use std::{io, path::Path, sync::Arc, time::Duration};
 
@@ -65,7 +67,7 @@ impl Default for MountOptions {
     }
 }
 
-/// Mount the directory `root` read-only on the existing directory `mountpoint`.
+/// Mount the directory `root` on the existing directory `mountpoint`, read-only unless it can be changed.
 ///
 /// # Errors
 ///
@@ -80,7 +82,7 @@ pub fn mount(root: Node, mountpoint: &Path, options: &MountOptions) -> Result<Mo
     let threads = options.threads.unwrap_or_else(default_threads).clamp(2, 256);
     let open = |shared: bool| {
         let door = Door::new(root.clone(), options, threads, shared);
-        Session::new(door, &absolute, &config(options, threads, shared))
+        Session::new(door, &absolute, &config(options, threads, shared, root.changes().is_none()))
     };
     let session = match open(options.allow_other.unwrap_or(true)) {
         Err(e) if !is_root && options.allow_other.is_none() && e.kind() == io::ErrorKind::PermissionDenied => {
@@ -96,10 +98,10 @@ pub fn mount(root: Node, mountpoint: &Path, options: &MountOptions) -> Result<Mo
     session::start(session, absolute, options)
 }
 
-fn config(options: &MountOptions, threads: usize, shared: bool) -> Config {
+fn config(options: &MountOptions, threads: usize, shared: bool, read_only: bool) -> Config {
     let mut config = Config::default();
     config.mount_options = vec![
-        MountOption::RO,
+        if read_only { MountOption::RO } else { MountOption::RW },
         MountOption::NoAtime,
         MountOption::NoDev,
         MountOption::NoSuid,

@@ -21,7 +21,7 @@ impl Clients {
     }
 
     fn client(&self, name: &str, filesets: &BTreeMap<String, BTreeMap<String, Point>>) -> Node {
-        let since = self.0.shared().since;
+        let since = self.0.shared().since();
         let children = filesets.iter().map(|(fileset, points)| {
             let points = points.iter().map(|(time, point)| {
                 let root = self.0.root([name, fileset, time], point);
@@ -37,7 +37,7 @@ impl Clients {
 
 impl Inode for Clients {
     fn attributes(&self) -> Result<Attributes> {
-        Ok(Attributes::of_folder(ino(&[b"clients"]), self.0.shared().since))
+        Ok(Attributes::of_folder(ino(&[b"clients"]), self.0.shared().since()))
     }
 
     fn xattrs(&self) -> Result<Vec<Xattr>> {

@@ -28,7 +28,7 @@ impl Jobs {
 
 impl Inode for Jobs {
     fn attributes(&self) -> Result<Attributes> {
-        Ok(Attributes::of_folder(ino(&[b"jobs"]), self.0.since))
+        Ok(Attributes::of_folder(ino(&[b"jobs"]), self.0.since()))
     }
 
     fn xattrs(&self) -> Result<Vec<Xattr>> {

@@ -3,9 +3,10 @@
 //! One module a top folder of the tree: [`jobs`] as they were stored, `clients` with their restore points, [`machines`]
 //! whose disks are found in these, `images` that lie outside any backup. `stored` makes the nodes of backup files,
 //! [`points`] those of merged folders, [`disks`] the files that a disk is shown as, `files` those of the guest on it,
-//! `folder` folders of ours.
+//! `folder` folders of ours. [`datastore`] is a folder by itself: the only one that can be written.
 
 mod clients;
+pub mod datastore;
 pub mod disks;
 mod files;
 mod folder;
@@ -55,7 +56,7 @@ pub fn tree(sources: &Sources) -> Result<Tree> {
     let mut machines = None;
     if let Some(archive) = &sources.archive {
         let shared = stored::Shared::new(archive);
-        since = shared.since;
+        since = shared.since();
         let points = points::PointSet::new(&shared);
         let all = machines::Machines::new(Arc::clone(&points), &sources.secrets);
         tops.push((b"jobs", Arc::new(jobs::Jobs::new(Arc::clone(&shared)))));

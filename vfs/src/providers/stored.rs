@@ -24,21 +24,28 @@ pub struct Shared {
     pub archive: Arc<Archive>,
     contents: quick_cache::sync::Cache<(u32, u32), Content>,
     names: names::SystemNames,
-    /// When the volumes last changed: the time of folders of ours.
-    pub since: Time,
+    /// When the volumes last changed, in seconds.
+    since: i64,
 }
 
 impl Shared {
     /// For the nodes of `archive`.
     pub fn new(archive: &Arc<Archive>) -> Arc<Self> {
         let names = names::SystemNames::default();
-        let since = Time { seconds: archive.modified_seconds(), nanos: 0 };
+        let since = archive.modified_seconds();
         Arc::new(Self {
             archive: Arc::clone(archive),
             contents: quick_cache::sync::Cache::new(KEPT_CONTENTS),
             names,
             since,
         })
+    }
+
+    /// The time of folders of ours: when the volumes last changed. It moves with each job that is found, so that clients
+    /// do not keep a listing without it.
+    pub fn since(&self) -> Time {
+        let found = self.archive.generation() % 1_000_000_000;
+        Time { seconds: self.since, nanos: u32::try_from(found).unwrap_or(0) }
     }
 }
 

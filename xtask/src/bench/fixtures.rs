@@ -15,7 +15,7 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::lab::Lab;
-use super::{data, synthetic};
+use super::{data, guests, synthetic};
 
 /// A volume to measure and all that belongs to it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -45,6 +45,8 @@ pub enum Kind {
     Gzip,
     /// The same with LZO.
     Lzo,
+    /// Disks of guests with every kind of filesystem, by stock Bacula.
+    Guests,
     /// One 64 GiB file, its volume written sparsely by [`synthetic`].
     Sparse64,
     /// One million tiny files, by [`synthetic`].
@@ -86,6 +88,7 @@ impl Fixtures {
             Kind::Big => format!("big-{}", self.signature.to_lowercase()),
             Kind::Gzip => "gzip".to_owned(),
             Kind::Lzo => "lzo".to_owned(),
+            Kind::Guests => "guests".to_owned(),
             Kind::Sparse64 => "sparse64".to_owned(),
             Kind::Million => "million".to_owned(),
         };
@@ -106,6 +109,11 @@ impl Fixtures {
                 let source = self.source("text", data::compressible)?;
                 self.by_bacula(&name, &source, "big.log", &["--compression", "LZO"])?
             }
+            Kind::Guests => {
+                let text = self.source("text", data::compressible)?;
+                let source = self.source("guests", |folder| guests::make(folder, &text))?;
+                self.by_bacula(&name, &source, "big-ext4.raw", &["--signature", "none"])?
+            }
             Kind::Sparse64 => synthetic::one_big_file(&self.folder, &name)?,
             Kind::Million => synthetic::many_files(&self.folder, &name, 1_000_000)?,
         };
@@ -114,7 +122,7 @@ impl Fixtures {
     }
 
     /// The folder of source data `name`, made by `make` if it is not there yet.
-    fn source(&self, name: &str, make: fn(&Path) -> Result<()>) -> Result<PathBuf> {
+    fn source(&self, name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
         let folder = self.folder.join("data").join(name);
         if !folder.exists() {
             eprintln!("making {}", folder.display());

@@ -7,15 +7,17 @@ use anyhow::{Context, Result};
 use super::disks;
 use super::fixtures::{Fixture, Fixtures, Kind};
 use super::guests;
+use super::iscsi;
 use super::lab::Lab;
 use super::measure;
+use super::nfs;
 use super::synthetic;
 use super::table::{Outcome, Table};
 use crate::cmd::{self, quoted};
 use crate::mounted::Mounted;
 
 /// The groups, by the name that selects them.
-pub const GROUPS: [(&str, Group); 9] = [
+pub const GROUPS: [(&str, Group); 11] = [
     ("list", list),
     ("first-byte", first_byte),
     ("sequential", sequential),
@@ -23,6 +25,8 @@ pub const GROUPS: [(&str, Group); 9] = [
     ("extract", extract),
     ("library", library),
     ("nbd", disks::nbd),
+    ("nfs", nfs::nfs),
+    ("iscsi", iscsi::iscsi),
     ("convert", disks::convert),
     ("guests", guests::guests),
 ];
@@ -47,7 +51,14 @@ impl Bench {
     }
 
     /// The same for what takes minutes: one run.
-    fn measure_once(&self, table: &mut Table, what: &str, prepare: Option<&str>, line: &str, bytes: Option<u64>) {
+    pub(super) fn measure_once(
+        &self,
+        table: &mut Table,
+        what: &str,
+        prepare: Option<&str>,
+        line: &str,
+        bytes: Option<u64>,
+    ) {
         eprintln!("  {what}, once: {line}");
         table.add(&format!("{what}, one run"), line, outcome(measure::single(prepare, line), bytes));
     }
@@ -60,6 +71,12 @@ impl Bench {
     pub(super) fn revenant(&self, fixture: &Fixture, arguments: &str) -> String {
         let volume = quoted(&fixture.volume.to_string_lossy());
         format!("{} --volumes {volume} --cache {} {arguments}", quoted(&self.revenant), self.scratch("cache"))
+    }
+
+    /// The same with the volume's catalog.
+    pub(super) fn with_catalog(&self, fixture: &Fixture, arguments: &str) -> String {
+        let catalog = quoted(&format!("sqlite:{}", fixture.catalog.display()));
+        self.revenant(fixture, &format!("--catalog {catalog} {arguments}"))
     }
 
     fn fresh_cache(&self) -> String {
@@ -144,9 +161,8 @@ fn first_byte(bench: &Bench) -> Result<Vec<Table>> {
     for (what, kind) in [("4 GiB volume", Kind::Big), ("64 GiB volume", Kind::Sparse64)] {
         let fixture = bench.fixtures.get(kind)?;
         let path = bench.big_path(&fixture)?;
-        let catalog = quoted(&format!("sqlite:{}", fixture.catalog.display()));
         let middle = fixture.big_file_bytes / 2;
-        let line = bench.revenant(&fixture, &format!("--catalog {catalog} cat {path} --offset {middle} --length 4096"));
+        let line = bench.with_catalog(&fixture, &format!("cat {path} --offset {middle} --length 4096"));
         let fresh = bench.fresh_cache();
         bench.measure(&mut table, what, Some(&fresh), &format!("{line} >/dev/null"), None);
         if let Some(raw) = &fixture.raw {

@@ -8,9 +8,13 @@ mod disks;
 mod fixtures;
 mod groups;
 mod guests;
+mod iscsi;
 mod lab;
 pub mod measure;
 mod minimal_catalog;
+mod nfs;
+pub mod nfs_load;
+mod server;
 mod synthetic;
 mod table;
 
@@ -26,7 +30,7 @@ use groups::{Bench, GROUPS};
 /// What to measure and how.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// Groups to measure (list, first-byte, sequential, fuse, extract, library, nbd, convert); all if none is named
+    /// Groups to measure (list, first-byte, sequential, fuse, extract, library, nbd, iscsi, nfs, convert, guests); all if none is named
     names: Vec<String>,
     /// Where the benchmark volumes are, or will be made: about 25 GiB [default: target/bench]
     #[arg(long)]
@@ -40,7 +44,7 @@ pub struct Options {
     /// Append the tables to docs/benchmarks.md
     #[arg(long)]
     write: bool,
-    /// Only make the volumes, all or those named: big, gzip, lzo, sparse64, million
+    /// Only make the volumes, all or those named: big, gzip, lzo, guests, sparse64, million
     #[arg(long, value_name = "VOLUME", num_args = 0..)]
     prepare: Option<Vec<String>>,
     /// The program to measure; built in release if not given
@@ -84,10 +88,11 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 fn prepare(fixtures: &Fixtures, names: &[String]) -> Result<()> {
-    const KINDS: [(&str, Kind); 5] = [
+    const KINDS: [(&str, Kind); 6] = [
         ("big", Kind::Big),
         ("gzip", Kind::Gzip),
         ("lzo", Kind::Lzo),
+        ("guests", Kind::Guests),
         ("sparse64", Kind::Sparse64),
         ("million", Kind::Million),
     ];

@@ -7,11 +7,11 @@ use std::{
     sync::Arc,
 };
 
-use blockdev::{Error, Result};
-use exporters::nfs::{Address, Clients, Config, Export, ExportOptions, Limits, Listener, Server, Sockets};
+use blockdev::{Error, Result, containers::Kind};
+use exporters::nfs::{Address, Clients, Config, Export, ExportOptions, Limits, Listener, Server, Sockets, Squash};
 use serde_json::json;
 
-use super::{super::open, GRACE, host, signals};
+use super::{super::open, GRACE, datastore, host, signals};
 use crate::{
     cli::{Cli, NfsOptions},
     output,
@@ -21,12 +21,28 @@ pub fn run(cli: &Cli, path: Option<&OsStr>, options: &NfsOptions) -> Result<u8> 
     let clients = Clients::new(options.allow.iter().map(String::as_str), options.privileged_ports)?;
     let mut signals = signals()?;
     let sockets = sockets(options)?;
-    let opened = open(cli)?;
-    let root = opened.resolve(path.unwrap_or_default())?;
-    let settings = ExportOptions {
+    if options.name.is_empty() || options.name.contains('/') {
+        return Err(Error::invalid(format!("{:?} cannot be the name of a folder", options.name)));
+    }
+    let mut settings = ExportOptions {
+        squash: squash(options)?,
         ignore_permissions: options.ignore_permissions,
-        totals: opened.totals(),
         log: Arc::new(output::note),
+        ..ExportOptions::default()
+    };
+    let datastore = datastore::open(cli, path, &options.datastore, Kind::VmdkVmfs, Kind::VmdkVmfs)?;
+    let opened;
+    let root = match &datastore {
+        Some(datastore) => {
+            settings.writable = true;
+            settings.name = Some(options.name.clone());
+            datastore.root()
+        }
+        None => {
+            opened = open(cli)?;
+            settings.totals = opened.totals();
+            opened.resolve(path.unwrap_or_default())?
+        }
     };
     let export = Export::new(root, settings)?;
     let limits = Limits { connections: options.max_connections, ..Limits::default() };
@@ -36,7 +52,20 @@ pub fn run(cli: &Cli, path: Option<&OsStr>, options: &NfsOptions) -> Result<u8> 
     tell(cli, addresses, path.unwrap_or_default(), options)?;
     signals.forever().next();
     server.shutdown(GRACE);
+    datastore.as_ref().map_or(Ok(()), datastore::close)?;
     Ok(0)
+}
+
+fn squash(options: &NfsOptions) -> Result<Squash> {
+    let (user, group) = options.anonymous.split_once(':').unwrap_or((&options.anonymous, &options.anonymous));
+    let (Ok(user), Ok(group)) = (user.parse(), group.parse()) else {
+        return Err(Error::invalid(format!("--anonymous {:?}: give two numbers, UID:GID", options.anonymous)));
+    };
+    Ok(match options.squash.as_str() {
+        "root" => Squash::Root(user, group),
+        "all" => Squash::All(user, group),
+        _ => Squash::None,
+    })
 }
 
 fn sockets(options: &NfsOptions) -> Result<Sockets> {
@@ -84,6 +113,10 @@ fn tell(cli: &Cli, addresses: &[Address], path: &OsStr, options: &NfsOptions) ->
     let mut out = std::io::stdout();
     let mut lines = String::new();
     let source = path.to_string_lossy();
+    let mounted = match &options.datastore.overlay {
+        Some(_) => format!("/{}", options.name),
+        None => "/".to_owned(),
+    };
     for address in addresses {
         let Address::Tcp(tcp) = address else { continue };
         let port = tcp.port();
@@ -93,16 +126,17 @@ fn tell(cli: &Cli, addresses: &[Address], path: &OsStr, options: &NfsOptions) ->
                 "address": tcp.ip().to_string(),
                 "port": port,
                 "mount_port": mount_port,
-                "path": "/",
+                "path": mounted,
                 "source": source,
-                "read_only": true,
+                "read_only": options.datastore.overlay.is_none(),
                 "allow": options.allow,
             });
             lines.push_str(&format!("{value}\n"));
         } else {
             let host = host(tcp.ip());
+            let access = if options.datastore.overlay.is_some() { "rw" } else { "ro" };
             lines.push_str(&format!(
-                "mount -t nfs -o ro,vers=3,proto=tcp,nolock,port={port},mountport={mount_port} {host}:/ /mnt\n"
+                "mount -t nfs -o {access},vers=3,proto=tcp,nolock,port={port},mountport={mount_port} {host}:{mounted} /mnt\n"
             ));
         }
     }

@@ -1,13 +1,13 @@
 //! Attributes: of nodes (GETATTR, ACCESS), and of the filesystem (FSSTAT, FSINFO, PATHCONF).
 
 use vfs::{
-    door::{EXECUTE, READ},
-    node::{Attributes, Kind, Time},
+    door::{EXECUTE, READ, WRITE},
+    node::{Attributes, Kind, Space, Time},
 };
 
 use super::{
     super::{
-        protocol::{NAME_MAX, PROPERTIES, Status, access},
+        protocol::{CAN_SET_TIME, NAME_MAX, PROPERTIES, Status, access},
         xdr::{Decoder, Garbage},
     },
     Work,
@@ -45,6 +45,8 @@ impl Work<'_> {
                 let enter = if attributes.kind == Kind::Dir { access::LOOKUP } else { access::EXECUTE };
                 let mut bits = if allowed & READ != 0 { access::READ } else { 0 };
                 bits |= if allowed & EXECUTE != 0 { enter } else { 0 };
+                let change = if attributes.kind == Kind::Dir { access::DELETE } else { 0 };
+                bits |= if allowed & WRITE != 0 { access::MODIFY | access::EXTEND | change } else { 0 };
                 self.status(Status::Ok);
                 self.optional_attributes(Some(&attributes));
                 self.out.u32(bits & wanted);
@@ -58,44 +60,56 @@ impl Work<'_> {
     }
 
     pub(super) fn fsstat(&mut self, arguments: Decoder<'_>) -> Result<(), Garbage> {
-        self.of_filesystem(arguments, |work| {
-            let totals = work.export.totals();
+        self.of_filesystem(arguments, |work, space| {
             // Total, free, and available bytes; the same of files.
-            [totals.bytes, 0, 0, totals.files, 0, 0].into_iter().for_each(|number| work.out.u64(number));
+            let numbers = match space {
+                Some(s) => [s.bytes, s.free_bytes, s.free_bytes, s.files, s.free_files, s.free_files],
+                None => {
+                    let totals = work.export.totals();
+                    [totals.bytes, 0, 0, totals.files, 0, 0]
+                }
+            };
+            numbers.into_iter().for_each(|number| work.out.u64(number));
             // For how many seconds it is likely not to change.
             work.out.u32(0);
         })
     }
 
     pub(super) fn fsinfo(&mut self, arguments: Decoder<'_>) -> Result<(), Garbage> {
-        self.of_filesystem(arguments, |work| {
-            let read = work.limits.read;
+        self.of_filesystem(arguments, |work, _| {
+            let (read, write) = (work.limits.read, work.limits.write);
             let listing = LISTING.min(work.limits.listing);
-            // Reads: the longest, the best, and what they are best multiples of; then the same of writes, which there
-            // are none of, but 0 would make clients think.
-            [read, read, UNIT, read, read, UNIT, listing].into_iter().for_each(|number| work.out.u32(number));
+            // Reads: the longest, the best, and what they are best multiples of; then the same of writes, also where there
+            // are none: 0 would make clients think.
+            [read, read, UNIT, write, write, UNIT, listing].into_iter().for_each(|number| work.out.u32(number));
             // The longest file, as clients can count.
             work.out.u64(i64::MAX.unsigned_abs());
             // The resolution of times: seconds, nanoseconds.
-            [0, 1, PROPERTIES].into_iter().for_each(|number| work.out.u32(number));
+            let properties = PROPERTIES | if work.export.is_writable() { CAN_SET_TIME } else { 0 };
+            [0, 1, properties].into_iter().for_each(|number| work.out.u32(number));
         })
     }
 
     pub(super) fn pathconf(&mut self, arguments: Decoder<'_>) -> Result<(), Garbage> {
-        self.of_filesystem(arguments, |work| {
+        self.of_filesystem(arguments, |work, _| {
             [u32::MAX, NAME_MAX as u32].into_iter().for_each(|number| work.out.u32(number));
             // Long names are refused, owners are not given away; names differ by case, and keep it.
             [true, true, false, true].into_iter().for_each(|answer| work.out.bool(answer));
         })
     }
 
-    fn of_filesystem(&mut self, mut arguments: Decoder<'_>, results: impl FnOnce(&mut Self)) -> Result<(), Garbage> {
+    fn of_filesystem(
+        &mut self,
+        mut arguments: Decoder<'_>,
+        results: impl FnOnce(&mut Self, Option<Space>),
+    ) -> Result<(), Garbage> {
         let handle = Self::handle(&mut arguments)?;
-        match self.found(handle) {
-            Ok((_, attributes)) => {
+        let found = self.found(handle).and_then(|(place, attributes)| Ok((attributes, self.export.space(&place)?)));
+        match found {
+            Ok((attributes, space)) => {
                 self.status(Status::Ok);
                 self.optional_attributes(Some(&attributes));
-                results(self);
+                results(self, space);
             }
             Err(status) => {
                 self.status(status);
@@ -121,7 +135,12 @@ impl Work<'_> {
         [a.size, a.allocated].into_iter().for_each(|n| out.u64(n));
         [a.rdev.0, a.rdev.1].into_iter().for_each(|n| out.u32(n));
         [id, a.ino].into_iter().for_each(|n| out.u64(n));
-        [a.atime, a.mtime, a.ctime].into_iter().flat_map(time).for_each(|n| out.u32(n));
+        [a.atime, a.mtime, a.ctime].into_iter().for_each(|time| self.put_time(time));
+    }
+
+    /// `nfstime3`.
+    pub(super) fn put_time(&mut self, moment: Time) {
+        time(moment).into_iter().for_each(|n| self.out.u32(n));
     }
 }
 

@@ -4,10 +4,12 @@
 //! are results.
 
 mod attributes;
+mod changes;
 mod content;
 mod listing;
 mod names;
 mod refused;
+mod writing;
 
 use std::sync::Arc;
 
@@ -44,7 +46,19 @@ impl Work<'_> {
             nfs::FSSTAT => self.fsstat(arguments),
             nfs::FSINFO => self.fsinfo(arguments),
             nfs::PATHCONF => self.pathconf(arguments),
-            procedure => return self.refuse(procedure),
+            procedure if !self.export.is_writable() => return self.refuse(procedure),
+            nfs::SETATTR => self.setattr(arguments),
+            nfs::WRITE => self.write(arguments),
+            nfs::CREATE => self.create(arguments),
+            nfs::MKDIR => self.mkdir(arguments),
+            nfs::SYMLINK => self.symlink(arguments),
+            nfs::MKNOD => self.mknod(arguments),
+            nfs::REMOVE => self.remove(arguments),
+            nfs::RMDIR => self.rmdir(arguments),
+            nfs::RENAME => self.rename(arguments),
+            nfs::LINK => self.link(arguments),
+            nfs::COMMIT => self.commit(arguments),
+            _ => return Err(Refusal::Procedure),
         };
         Ok(done?)
     }
@@ -61,7 +75,7 @@ impl Work<'_> {
     /// The node of `handle` and its attributes.
     fn found(&self, handle: &[u8]) -> Result<(Arc<Place>, Attributes), Status> {
         let place = self.export.find(handle)?;
-        let attributes = self.export.attributes(&place)?;
+        let attributes = self.export.attributes_now(&place)?;
         Ok((place, attributes))
     }
 }

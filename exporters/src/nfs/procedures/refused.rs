@@ -1,4 +1,4 @@
-//! What writes, and is refused: nothing that is served here can be changed.
+//! What writes, where nothing can be written: it is refused without a look at its arguments.
 
 use super::{
     super::{

@@ -122,7 +122,7 @@ impl Machines {
             Child::folder(point.time.as_str(), contents)
         });
         let ino = ino(&[b"machine", name.as_bytes()]);
-        Node::Dir(Arc::new(Folder::of(ino, self.points.shared().since, children.collect())))
+        Node::Dir(Arc::new(Folder::of(ino, self.points.shared().since(), children.collect())))
     }
 }
 
@@ -141,7 +141,7 @@ impl MachinePoint {
 
 impl Inode for Machines {
     fn attributes(&self) -> Result<Attributes> {
-        Ok(Attributes::of_folder(ino(&[b"machines"]), self.points.shared().since))
+        Ok(Attributes::of_folder(ino(&[b"machines"]), self.points.shared().since()))
     }
 
     fn xattrs(&self) -> Result<Vec<Xattr>> {

@@ -33,6 +33,8 @@ pub struct Configuration {
     pub processes: usize,
     /// Whether Samba can show characters that Windows does not take; otherwise it makes up names for those that have them.
     pub maps_characters: bool,
+    /// Whether clients may write.
+    pub writable: bool,
 }
 
 impl Configuration {
@@ -59,7 +61,7 @@ impl Configuration {
         // The parser of the other door, so that both take the same.
         exporters::nfs::Clients::new(allow.iter().map(String::as_str), false)?;
         let (share, allow) = (share.to_owned(), allow.to_vec());
-        Ok(Self { share, access, address, allow, processes: 256, maps_characters: true })
+        Ok(Self { share, access, address, allow, processes: 256, maps_characters: true, writable: false })
     }
 
     /// The text for a tree that is mounted on `tree`; Samba keeps its own files in `folder`, or where it does by default.
@@ -112,9 +114,17 @@ impl Configuration {
         }
         text.push_str(&format!("\n[{}]\n", self.share));
         let mut set = |name: &str, value: &str| text.push_str(&format!("    {name} = {value}\n"));
-        set("comment", "Bacula backups, read-only");
+        let comment = if self.writable { "Disks from Bacula backups" } else { "Bacula backups, read-only" };
+        set("comment", comment);
         set("path", &path(tree)?);
-        set("read only", "yes");
+        set("read only", if self.writable { "no" } else { "yes" });
+        if self.writable {
+            // What a client has flushed is durable; a file is not larger than what was written to it.
+            set("strict sync", "yes");
+            set("strict allocate", "no");
+            // A hypervisor whose connection breaks finds its files open when it comes back.
+            set("durable handles", "yes");
+        }
         match &self.access {
             Access::User(user) => {
                 set("valid users", user);
@@ -136,7 +146,7 @@ impl Configuration {
         set("follow symlinks", "yes");
         set("wide links", "no");
         set("hide special files", "yes");
-        // Nothing changes here: no locks in the kernel, no notices.
+        // Nobody but Samba changes anything here: no locks in the kernel, no notices.
         set("posix locking", "no");
         set("kernel oplocks", "no");
         set("kernel share modes", "no");

@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use blockdev::{Error, ErrorKind, Result};
+use blockdev::{Error, ErrorKind, Result, containers::Kind};
 use serde_json::json;
 use vfs::{
     door::unicode,
@@ -29,7 +29,7 @@ use self::{
     configuration::{Access, Configuration},
     samba::Samba,
 };
-use super::{super::open, host, signals};
+use super::{super::open, datastore, host, signals};
 use crate::{
     cli::{Cli, SmbOptions},
     output,
@@ -52,6 +52,7 @@ pub fn run(cli: &Cli, path: Option<&OsStr>, options: &SmbOptions) -> Result<u8> 
     };
     let mut configuration = Configuration::new(&options.share, access, address(&options.listen)?, &options.allow)?;
     configuration.processes = options.max_connections;
+    configuration.writable = options.datastore.overlay.is_some();
     if options.print_config {
         let Some(mount) = &options.mount else {
             return Err(Error::invalid("name the folder on which the tree will be mounted: --mount DIR"));
@@ -78,15 +79,23 @@ fn serve(cli: &Cli, path: Option<&OsStr>, options: &SmbOptions, mut configuratio
         Some(mountpoint) => mountpoint.clone(),
         None => made(folder.path().join("tree"))?,
     };
-    let opened = open(cli)?;
-    let root = opened.resolve(path.unwrap_or_default())?;
     // Signals are caught before the mount exists, so that none leaves it behind.
     let mut signals = signals()?;
     let mut mounting = MountOptions::default();
     mounting.log = Arc::new(output::note);
     mounting.detach_grace = GRACE;
-    mounting.totals = opened.totals();
-    let mount = fuse::mount(unicode(root), &mountpoint, &mounting)?;
+    let datastore = datastore::open(cli, path, &options.datastore, Kind::VhdxDynamic, Kind::VmdkFlat)?;
+    let opened;
+    let root = match &datastore {
+        // What clients make has Unicode names already.
+        Some(datastore) => datastore.root(),
+        None => {
+            opened = open(cli)?;
+            mounting.totals = opened.totals();
+            unicode(opened.resolve(path.unwrap_or_default())?)
+        }
+    };
+    let mount = fuse::mount(root, &mountpoint, &mounting)?;
     let text = configuration.text(&mountpoint, Some(folder.path()))?;
     let mut samba = Samba::start(&program, folder.path(), &text, &configuration, password.as_deref())?;
     tell(cli, &configuration, path.unwrap_or_default())?;
@@ -118,7 +127,8 @@ fn serve(cli: &Cli, path: Option<&OsStr>, options: &SmbOptions, mut configuratio
     unmounter.unmount()?;
     // It panics in nothing.
     let _ = watcher.join();
-    outcome.map(|()| 0)
+    let closed = datastore.as_ref().map_or(Ok(()), datastore::close);
+    outcome.and(closed).map(|()| 0)
 }
 
 fn address(listen: &str) -> Result<SocketAddr> {
@@ -169,9 +179,10 @@ fn tell(cli: &Cli, configuration: &Configuration, path: &OsStr) -> Result<()> {
             Access::User(user) => format!("whoever has the password of {user}"),
             Access::Guests => "everybody, without a password,".into(),
         };
+        let does = if configuration.writable { "read and write" } else { "read" };
         let place = if allow.is_empty() { "that reaches this address" } else { "that --allow names" };
         output::note(&format!(
-            "warning: {address} is reached from the network: {who} can read {everything} from any machine {place}"
+            "warning: {address} is reached from the network: {who} can {does} {everything} from any machine {place}"
         ));
     }
     let line = if cli.sources.json {
@@ -182,7 +193,7 @@ fn tell(cli: &Cli, configuration: &Configuration, path: &OsStr) -> Result<()> {
         let (ip, port) = (address.ip().to_string(), address.port());
         let source = path.to_string_lossy();
         json!({"address": ip, "port": port, "share": share, "source": source, "user": user, "guest": guest,
-               "read_only": true})
+               "read_only": !configuration.writable})
         .to_string()
     } else {
         let who = match access {

@@ -1,0 +1,196 @@
+//! `revenant recover`: begins, lists and ends recoveries, by the daemon.
+
+use std::{io::Write, path::PathBuf, sync::Arc};
+
+use blockdev::{Error, Result};
+use hv_drivers::driver::FileFormat;
+use serde_json::Value;
+
+use super::open_sources;
+use crate::{
+    cli::{Cli, Recover, RecoverAction, RecoverStart, Sources},
+    config,
+    daemon::{
+        self,
+        client::{self, Request},
+    },
+    output::{self, size},
+    recovery::{quote, sessions::Wish},
+};
+
+pub fn run(cli: &Cli, recover: &Recover) -> Result<u8> {
+    let folder = recover.state.clone().unwrap_or_else(daemon::default_folder);
+    let step = |step: &str| {
+        if !cli.sources.quiet && !cli.sources.json {
+            output::note(step);
+        }
+    };
+    let ask = |request: Request| client::ask(&folder, &request, &step);
+    match &recover.action {
+        None if recover.start.quote => return tell_quote(cli, &recover.start),
+        None => tell(cli, &[ask(Request::Recover(Box::new(wish(cli, &recover.start)?)))?]),
+        Some(RecoverAction::List) => {
+            let all = ask(Request::List)?;
+            tell(cli, all.as_array().map_or(&[][..], Vec::as_slice))
+        }
+        Some(RecoverAction::Show { id }) => tell(cli, &[ask(Request::Show { id: id.clone() })?]),
+        Some(RecoverAction::Stop { id }) => ask(Request::Stop { id: id.clone() }).map(drop),
+        Some(RecoverAction::Migrate { id, to, format }) => {
+            let folder = std::path::absolute(to).map_err(|e| Error::io(format!("cannot find {}", to.display()), e))?;
+            let format = if format == "raw" { FileFormat::Raw } else { FileFormat::Qcow2 };
+            moved(cli, &ask(Request::Migrate { id: id.clone(), folder, format })?)
+        }
+        Some(RecoverAction::Renew { id, lease }) => {
+            let seconds = lease.map(|minutes| minutes.saturating_mul(60));
+            tell(cli, &[ask(Request::Renew { id: id.clone(), seconds })?])
+        }
+    }?;
+    Ok(0)
+}
+
+/// Says where the disks are now.
+fn moved(cli: &Cli, moved: &Value) -> Result<()> {
+    let mut out = output::stdout();
+    if cli.sources.json {
+        return output::written(writeln!(out, "{moved:#}").and_then(|()| out.flush()));
+    }
+    for disk in moved["disks"].as_array().into_iter().flatten() {
+        output::written(writeln!(out, "{}", disk["path"].as_str().unwrap_or_default()))?;
+    }
+    output::written(out.flush())?;
+    let machine = &moved["machine"];
+    output::note(&format!(
+        "the machine runs on, process {}; its console is {}, its screen {} (VNC)",
+        machine["pid"],
+        machine["console"].as_str().unwrap_or_default(),
+        machine["vnc"].as_str().unwrap_or_default(),
+    ));
+    Ok(())
+}
+
+fn target(start: &RecoverStart) -> Result<&str> {
+    start.target.as_deref().ok_or_else(|| {
+        Error::invalid("which machine? `revenant points` lists them, `revenant recover list` lists recoveries")
+    })
+}
+
+fn wish(cli: &Cli, start: &RecoverStart) -> Result<Wish> {
+    Ok(Wish {
+        target: target(start)?.to_owned(),
+        sources: absolute(&cli.sources)?,
+        door: start.through,
+        listen: start.listen.clone(),
+        allow: start.allow.clone(),
+        quota: start.overlay_quota,
+        qemu: start.qemu()?,
+        fix: start.fix_guest,
+        lease: start.lease.map(|minutes| minutes.saturating_mul(60)),
+    })
+}
+
+/// The sources as a process finds them that has another folder, environment and configuration.
+fn absolute(sources: &Sources) -> Result<Sources> {
+    let options = config::options(sources)?;
+    let here = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+    let all = |paths: &[PathBuf]| paths.iter().map(here).collect();
+    let catalog = options.catalog.map(|url| match url.strip_prefix("sqlite:") {
+        Some(file) => format!("sqlite:{}", here(&PathBuf::from(file)).display()),
+        None => url,
+    });
+    Ok(Sources {
+        volumes: all(&options.volumes),
+        catalog,
+        keys: all(&options.keys),
+        volume_keys: options.volume_keys.as_ref().map(here),
+        unlock: config::unlock(sources)?.iter().map(here).collect(),
+        images: all(&sources.images),
+        cache: options.cache.as_ref().map(here),
+        config: sources.config.as_ref().map(here),
+        json: false,
+        quiet: true,
+        ..sources.clone()
+    })
+}
+
+fn tell_quote(cli: &Cli, start: &RecoverStart) -> Result<u8> {
+    let opened = Arc::new(open_sources(&cli.sources)?);
+    let quote = quote::quote(&cli.sources, &opened, target(start)?)?;
+    let number = |key: &str| quote[key].as_u64().unwrap_or_default();
+    let seconds = |key: &str| quote[key].as_f64().unwrap_or_default();
+    let list = |key: &str| {
+        let texts: Vec<_> = quote[key].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        if texts.is_empty() { "none".to_owned() } else { texts.join(", ") }
+    };
+    let text = if cli.sources.json {
+        format!("{quote:#}\n")
+    } else {
+        format!(
+            "restore point  {}\ndisks          {} of {}, {} of data\nvolumes        {}\nmissing        {}\n\
+             reading        {}/s in a row, {:.1} ms for 16 KiB anywhere\n\
+             until it runs  {:.0} s of reading, beside what the machine takes by itself\nwhole copy     {:.0} s\n",
+            quote["point"].as_str().unwrap_or_default(),
+            number("disks"),
+            size(number("bytes")),
+            size(number("data_bytes")),
+            list("volumes"),
+            list("missing"),
+            size(number("read_bytes_per_second")),
+            seconds("random_read_seconds") * 1000.0,
+            seconds("boot_reading_seconds").ceil(),
+            seconds("full_copy_seconds").ceil(),
+        )
+    };
+    let mut out = output::stdout();
+    output::written(out.write_all(text.as_bytes()).and_then(|()| out.flush()))?;
+    Ok(u8::from(quote["online"] != true))
+}
+
+fn tell(cli: &Cli, sessions: &[Value]) -> Result<()> {
+    let mut out = output::stdout();
+    if cli.sources.json {
+        let text = match sessions {
+            [one] if !matches!(&cli.command, crate::cli::Command::Recover(r) if matches!(r.action, Some(RecoverAction::List))) =>
+            {
+                format!("{one:#}")
+            }
+            all => format!("{:#}", Value::Array(all.to_vec())),
+        };
+        return output::written(writeln!(out, "{text}").and_then(|()| out.flush()));
+    }
+    let head = ["SESSION", "STATE", "AGE", "READ", "WRITTEN", "OVERLAY", "POINT", "DISKS"];
+    let rows: Vec<_> = sessions.iter().map(row).collect();
+    output::written(output::table(&mut out, &head, &[2, 3, 4, 5], &rows).and_then(|()| out.flush()))?;
+    for session in sessions {
+        if let (Some(id), Some(problem)) = (session["id"].as_str(), session["problem"].as_str()) {
+            output::note(&format!("{id}: {problem}"));
+        }
+    }
+    Ok(())
+}
+
+fn row(session: &Value) -> Vec<String> {
+    let text = |key: &str| session[key].as_str().unwrap_or_default().to_owned();
+    let bytes = |key: &str| size(session[key].as_u64().unwrap_or_default());
+    let disks = session["disks"].as_array().into_iter().flatten();
+    let uris: Vec<_> = disks.filter_map(|disk| disk["uri"].as_str()).collect();
+    vec![
+        text("id"),
+        text("state"),
+        age(session["age"].as_u64().unwrap_or_default()),
+        bytes("bytes_read"),
+        bytes("bytes_written"),
+        bytes("overlay_bytes"),
+        text("point"),
+        uris.join(" "),
+    ]
+}
+
+/// Seconds for people: `3 d 4 h`.
+fn age(seconds: u64) -> String {
+    match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60) {
+        (0, 0, 0, s) => format!("{s} s"),
+        (0, 0, m, s) => format!("{m} min {s} s"),
+        (0, h, m, _) => format!("{h} h {m} min"),
+        (d, h, _, _) => format!("{d} d {h} h"),
+    }
+}

@@ -1,0 +1,25 @@
+//! `revenant serve`: the daemon.
+
+use std::{io::Write, path::Path, time::Duration};
+
+use blockdev::Result;
+use serde_json::json;
+
+use super::cancel_flag;
+use crate::{cli::Cli, daemon, output};
+
+pub fn run(cli: &Cli, state: Option<&Path>, until_idle: Option<u64>) -> Result<u8> {
+    let end = cancel_flag()?;
+    let folder = state.map_or_else(daemon::default_folder, Path::to_owned);
+    let ready = |folder: &Path| {
+        let text = if cli.sources.json {
+            json!({ "state": folder }).to_string()
+        } else {
+            format!("sessions in {}", folder.display())
+        };
+        let mut out = output::stdout();
+        output::written(writeln!(out, "{text}").and_then(|()| out.flush()))
+    };
+    daemon::run(&folder, until_idle.map(Duration::from_secs), &end, &ready)?;
+    Ok(0)
+}

@@ -1,0 +1,169 @@
+//! The daemon's socket of commands: a line of JSON for a request, lines of JSON for what comes of it.
+//!
+//! ```text
+//! → {"stop": {"id": "web01-1"}}
+//! ← {"step": "door"}
+//! ← {"step": "overlays"}
+//! ← {"done": null}            or {"error": {"kind": "NotFound", "message": "..."}}
+//! ```
+//!
+//! Only who may enter the state folder, its owner, can connect.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    os::unix::net::{UnixListener, UnixStream},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use blockdev::{Error, ErrorKind, Result};
+use hv_drivers::driver::FileFormat;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::recovery::sessions::{Sessions, Wish};
+
+/// The longest request, in bytes.
+const REQUEST: u64 = 1 << 20;
+
+/// How long a client may take for its request, and for taking a line.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What can be asked.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Request {
+    /// Whether the daemon is there.
+    Ping,
+    /// Begin a session.
+    Recover(Box<Wish>),
+    /// All sessions.
+    List,
+    /// One.
+    Show { id: String },
+    /// End one.
+    Stop { id: String },
+    /// Move the disks of its machine into files of `folder`.
+    Migrate { id: String, folder: PathBuf, format: FileFormat },
+    /// Give one `seconds` from now, or no end.
+    Renew { id: String, seconds: Option<u64> },
+}
+
+/// The socket.
+pub struct Control {
+    listener: UnixListener,
+    path: PathBuf,
+    busy: Arc<AtomicUsize>,
+}
+
+impl Control {
+    /// Binds `path`. A socket that is there was left by a daemon that was killed: the folder's lock is ours.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be bound.
+    pub fn bind(path: &Path) -> Result<Self> {
+        let cannot = |e| Error::io(format!("cannot listen at {}", path.display()), e);
+        match fs::remove_file(path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(cannot(e)),
+            _ => {}
+        }
+        let listener = UnixListener::bind(path).map_err(cannot)?;
+        Ok(Self { listener, path: path.to_owned(), busy: Arc::default() })
+    }
+
+    /// Answers from now on, each client in a thread.
+    ///
+    /// # Errors
+    ///
+    /// When there is no thread to be had.
+    pub fn serve(&self, sessions: &Arc<Sessions>) -> Result<()> {
+        let cannot = |e| Error::io("cannot serve commands", e);
+        let listener = self.listener.try_clone().map_err(cannot)?;
+        let (sessions, busy) = (Arc::clone(sessions), Arc::clone(&self.busy));
+        let accept = move || {
+            for client in listener.incoming() {
+                let Ok(client) = client else { continue };
+                let (sessions, busy) = (Arc::clone(&sessions), Arc::clone(&busy));
+                busy.fetch_add(1, Ordering::Relaxed);
+                let counted = Busy(busy);
+                // Without a thread the client is hung up on, and says so.
+                let _ = thread::Builder::new().name("control".into()).spawn(move || {
+                    answer(&client, &sessions);
+                    drop(counted);
+                });
+            }
+        };
+        thread::Builder::new().name("control-accept".into()).spawn(accept).map(drop).map_err(cannot)
+    }
+
+    pub fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Relaxed) > 0
+    }
+
+    /// New commands find nobody; those that are being done have a while to end.
+    pub fn close(&self) {
+        let _ = fs::remove_file(&self.path);
+        for _ in 0..100 {
+            if !self.is_busy() {
+                break;
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+struct Busy(Arc<AtomicUsize>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn answer(client: &UnixStream, sessions: &Sessions) {
+    let _ = client.set_read_timeout(Some(PATIENCE)).and_then(|()| client.set_write_timeout(Some(PATIENCE)));
+    let mut line = String::new();
+    if BufReader::new(client.take(REQUEST)).read_line(&mut line).is_err() {
+        return;
+    }
+    let out = Mutex::new(client);
+    // A client that has gone does not end what it asked for.
+    let tell = |value: Value| {
+        let _ = out.lock().write_all(format!("{value}\n").as_bytes());
+    };
+    let outcome = match serde_json::from_str(&line) {
+        Ok(request) => run(request, sessions, &|step| tell(json!({ "step": step }))),
+        Err(e) => Err(Error::invalid(format!("the daemon does not know this command: {e}"))),
+    };
+    tell(match outcome {
+        Ok(value) => json!({ "done": value }),
+        Err(e) => json!({ "error": { "kind": format!("{:?}", e.kind()), "message": e.to_string() } }),
+    });
+}
+
+fn run(request: Request, sessions: &Sessions, step: &dyn Fn(&str)) -> Result<Value> {
+    match request {
+        Request::Ping => Ok(Value::Null),
+        Request::Recover(wish) => sessions.start(&wish, step),
+        Request::List => sessions.list(),
+        Request::Show { id } => sessions.show(&id),
+        Request::Stop { id } => sessions.stop(&id, step).map(|()| Value::Null),
+        Request::Migrate { id, folder, format } => sessions.migrate(&id, Some((folder, format)), step),
+        Request::Renew { id, seconds } => sessions.renew(&id, seconds),
+    }
+}
+
+/// The kind that an error was told to have.
+pub fn kind(name: &str) -> ErrorKind {
+    use ErrorKind::{Damaged, Invalid, Io, Limit, Locked, Missing, NoSpace, NotFound, Unsupported};
+    let kinds = [NotFound, Damaged, Missing, Locked, Unsupported, Invalid, Limit, NoSpace];
+    kinds.into_iter().find(|kind| format!("{kind:?}") == name).unwrap_or(Io)
+}

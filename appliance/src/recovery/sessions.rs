@@ -1,0 +1,427 @@
+//! All sessions of a daemon: begun, kept alive, moved, stopped.
+//!
+//! Each session has a lock that whoever changes it holds: stopping waits for preparing. What a session needs besides, its
+//! sources, is shared with others that name the same.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, Weak, atomic::Ordering},
+    thread,
+};
+
+use blockdev::{Error, ReadAt, Result};
+use hv_drivers::{
+    driver::{FileFormat, Target},
+    qemu::Settings,
+};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use super::{
+    live::Live,
+    machine,
+    record::{DiskRecord, Door, Record, State, now},
+    store::Store,
+    target,
+};
+use crate::{
+    cli::Sources,
+    commands::{Opened, open_sources, source::Disks},
+    guest_fix, output,
+};
+
+/// What is to be recovered, and how.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+pub struct Wish {
+    /// `MACHINE`, `MACHINE@TIME` or a path of the tree.
+    pub target: String,
+    pub sources: Sources,
+    pub door: Door,
+    pub listen: Option<String>,
+    pub allow: Vec<String>,
+    pub quota: Option<u64>,
+    /// Seconds.
+    pub lease: Option<u64>,
+    pub fix: Option<guest_fix::Target>,
+    /// How QEMU runs the machine; `None`: it is not run here.
+    pub qemu: Option<Settings>,
+}
+
+/// The sessions of a state folder. One process has them at a time.
+pub struct Sessions {
+    store: Store,
+    live: Mutex<BTreeMap<String, Arc<Live>>>,
+    /// Locks of sessions that somebody is changing or has changed.
+    changing: Mutex<BTreeMap<String, Arc<Mutex<()>>>>,
+    opened: Mutex<Vec<(Sources, Weak<Opened>)>>,
+}
+
+impl Sessions {
+    pub fn new(store: Store) -> Self {
+        Self { store, live: Mutex::default(), changing: Mutex::default(), opened: Mutex::default() }
+    }
+
+    /// Begins a session and tells its steps; what it is then.
+    ///
+    /// # Errors
+    ///
+    /// When the restore point cannot be found, or the session cannot be made; nothing is left of it then.
+    pub fn start(&self, wish: &Wish, step: &dyn Fn(&str)) -> Result<Value> {
+        step("restore point");
+        let opened = self.sources(&wish.sources, true)?;
+        let target = target::Target::find(&opened, &wish.target)?;
+        let disks = disks_of(&wish.sources, &opened, &target)?;
+        let id = self.store.new_id(&target.machine)?;
+        let record = Record {
+            id: id.clone(),
+            machine: target.machine,
+            point: target.path,
+            state: State::Preparing,
+            problem: None,
+            created: now(),
+            lease_until: wish.lease.map(|seconds| now().saturating_add(seconds)),
+            sources: wish.sources.clone(),
+            door: wish.door,
+            listen: wish.listen.clone(),
+            allow: wish.allow.clone(),
+            addresses: Vec::new(),
+            disks,
+            quota: wish.quota,
+            fix: wish.fix,
+            fixed: false,
+            qemu: wish.qemu.clone(),
+            targets: Vec::new(),
+            moved: false,
+        };
+        let lock = self.lock_of(&id);
+        let guard = lock.lock();
+        self.store.put(&record)?;
+        step(&format!("session {id}"));
+        let made = self.bring_up(record, &opened, step);
+        drop(guard);
+        match made {
+            Ok(record) => Ok(self.value(&record)),
+            Err(e) => {
+                // Nobody knows of it yet, so nobody would stop it.
+                if let Err(left) = self.stop(&id, &|_| ()) {
+                    output::note(&format!("{id}: what is left of it cannot be removed: {left}"));
+                }
+                Err(e)
+            }
+        }
+    }
+
+    /// Makes alive what `record` says, as far as it is not.
+    fn bring_up(&self, mut record: Record, opened: &Arc<Opened>, step: &dyn Fn(&str)) -> Result<Record> {
+        if !self.live.lock().contains_key(&record.id) {
+            let live = Live::open(&mut record, opened, &self.store, step)?;
+            self.live.lock().insert(record.id.clone(), Arc::new(live));
+            self.store.put(&record)?;
+        }
+        let live = self.live.lock().get(&record.id).map(Arc::clone);
+        if let (Some(live), Some(target), false) = (&live, record.fix, record.fixed) {
+            live.fix(&record, &self.store.session_folder(&record.id), target, step)?;
+            record.fixed = true;
+            self.store.put(&record)?;
+        }
+        if let (Some(live), Some(settings), State::Preparing) = (&live, &record.qemu, record.state) {
+            step("machine");
+            let machine = machine::described(opened, &record, &live.sources())?;
+            let (folder, session) = (self.store.machine_folder(&record.id), self.store.session_folder(&record.id));
+            let running = machine::start(&folder, &session, &record, machine, settings)?;
+            running.notes.iter().for_each(|note| step(&format!("machine: {note}")));
+        }
+        if record.state == State::Preparing {
+            record.state = if record.qemu.is_some() { State::Running } else { State::Ready };
+        }
+        record.problem = None;
+        self.store.put(&record)?;
+        step("ready");
+        Ok(record)
+    }
+
+    /// Goes on with every session that was not ended, and ends those whose time is over. Called again and again: what fails
+    /// is tried again, and its reason is in the listing.
+    pub fn tend(self: &Arc<Self>) {
+        let records = match self.store.all() {
+            Ok(records) => records,
+            Err(e) => return output::error(&e),
+        };
+        for record in records {
+            let id = record.id.clone();
+            let lock = self.lock_of(&id);
+            // Somebody is at it.
+            let Some(guard) = lock.try_lock() else { continue };
+            // It may have changed since it was listed.
+            let Ok(record) = self.store.get(&id) else { continue };
+            let is_live = self.live.lock().contains_key(&id);
+            let outcome = if record.state == State::Stopping || record.is_overdue() {
+                drop(guard);
+                self.stop(&id, &|_| ())
+            } else if record.state == State::Migrating && is_live {
+                drop(guard);
+                self.go_on_moving(id.clone());
+                Ok(())
+            } else if record.state == State::Running && is_live {
+                self.look_after(&record)
+            } else if record.state.is_served() && !is_live {
+                let resumed = self
+                    .sources(&record.sources, false)
+                    .and_then(|opened| self.bring_up(record.clone(), &opened, &|_| ()));
+                resumed.map(|_| output::note(&format!("{id}: goes on")))
+            } else {
+                Ok(())
+            };
+            if let Err(e) = outcome {
+                let text = e.to_string();
+                if record.problem.as_ref() != Some(&text) {
+                    output::note(&format!("{id}: {text}"));
+                    let kept =
+                        self.store.get(&id).and_then(|now| self.store.put(&Record { problem: Some(text), ..now }));
+                    kept.unwrap_or_else(|e| output::error(&e));
+                }
+            }
+        }
+    }
+
+    /// Looks after the machine of a session, and writes down what it waits for.
+    fn look_after(&self, record: &Record) -> Result<()> {
+        let problem = machine::tend(&self.store.machine_folder(&record.id))?;
+        if problem != record.problem {
+            if let Some(problem) = &problem {
+                output::note(&format!("{}: {problem}", record.id));
+            }
+            self.store.put(&Record { problem, ..record.clone() })?;
+        }
+        Ok(())
+    }
+
+    /// Goes on moving disks after a restart, beside everything else.
+    fn go_on_moving(self: &Arc<Self>, id: String) {
+        let all = Arc::clone(self);
+        // Without a thread it is tried again in a moment.
+        let _ = thread::Builder::new().name("moving".into()).spawn(move || {
+            if let Err(e) = all.migrate(&id, None, &|_| ()) {
+                output::note(&format!("{id}: {e}"));
+            }
+        });
+    }
+
+    /// Moves the disks of a session's running machine into `targets`, files in the order of its disks, and ends the session:
+    /// the machine stays. Without targets, what was begun goes on.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such session, its machine does not run, or its disks cannot be moved; it goes on as it was then.
+    pub fn migrate(&self, id: &str, targets: Option<(PathBuf, FileFormat)>, step: &dyn Fn(&str)) -> Result<Value> {
+        let lock = self.lock_of(id);
+        let guard = lock.lock();
+        let mut record = self.store.get(id)?;
+        let live = self.live.lock().get(id).map(Arc::clone);
+        let live =
+            live.ok_or_else(|| Error::invalid(format!("{id} is not served at this moment: nothing can be moved")))?;
+        match (targets, record.state) {
+            (Some((folder, format)), State::Running) => {
+                record.targets = targets_in(&folder, format, &record)?;
+                record.state = State::Migrating;
+                self.store.put(&record)?;
+            }
+            (None, State::Migrating) => {}
+            (_, State::Migrating) => return Err(Error::invalid(format!("the disks of {id} are being moved already"))),
+            (_, state) => {
+                let state = state.name();
+                return Err(Error::invalid(format!(
+                    "{id} is {state}: only the disks of a running machine can be moved"
+                )));
+            }
+        }
+        let is_cancelled = || live.is_ending.load(Ordering::Relaxed);
+        let folder = self.store.machine_folder(id);
+        if let Err(e) = machine::migrate(&folder, &record.targets, &is_cancelled, step) {
+            record.state = State::Running;
+            record.targets.clear();
+            record.problem = Some(e.to_string());
+            self.store.put(&record)?;
+            return Err(e);
+        }
+        record.moved = true;
+        record.state = State::Stopping;
+        self.store.put(&record)?;
+        let moved = json!({ "id": id, "disks": record.targets, "machine": machine::value(&folder) });
+        drop(guard);
+        self.stop(id, step)?;
+        Ok(moved)
+    }
+
+    /// Ends a session and removes all that it made. What was removed before, by a stop that was broken off, is no error.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such session, or something cannot be removed: then it stays listed and can be stopped again.
+    pub fn stop(&self, id: &str, step: &dyn Fn(&str)) -> Result<()> {
+        if let Some(live) = self.live.lock().get(id) {
+            live.is_ending.store(true, Ordering::Relaxed);
+        }
+        let lock = self.lock_of(id);
+        let _guard = lock.lock();
+        let mut record = self.store.get(id)?;
+        record.state = State::Stopping;
+        self.store.put(&record)?;
+        let machine = self.store.machine_folder(id);
+        if !record.moved && machine.exists() {
+            step("machine");
+            machine::stop(&machine)?;
+            removed(&machine)?;
+        }
+        let live = self.live.lock().remove(id);
+        if let Some(live) = live {
+            step("door");
+            // What the machine wrote last is thrown away with the overlay.
+            if let Err(e) = live.close() {
+                output::note(&format!("{id}: {e}"));
+            }
+        }
+        step("overlays");
+        removed(&self.store.session_folder(id))?;
+        self.store.delete(id)?;
+        self.changing.lock().remove(id);
+        step("stopped");
+        Ok(())
+    }
+
+    /// Gives a session `seconds` from now, or takes its end away.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such session.
+    pub fn renew(&self, id: &str, seconds: Option<u64>) -> Result<Value> {
+        let lock = self.lock_of(id);
+        let _guard = lock.lock();
+        let mut record = self.store.get(id)?;
+        record.lease_until = seconds.map(|seconds| now().saturating_add(seconds));
+        self.store.put(&record)?;
+        Ok(self.value(&record))
+    }
+
+    pub fn list(&self) -> Result<Value> {
+        Ok(self.store.all()?.iter().map(|record| self.value(record)).collect())
+    }
+
+    pub fn show(&self, id: &str) -> Result<Value> {
+        Ok(self.value(&self.store.get(id)?))
+    }
+
+    /// Whether there is nothing to keep alive.
+    pub fn is_idle(&self) -> bool {
+        self.store.all().is_ok_and(|all| all.is_empty())
+    }
+
+    /// Closes all doors in good order. The sessions stay, and go on with the next daemon.
+    pub fn close(&self) {
+        for (id, live) in std::mem::take(&mut *self.live.lock()) {
+            if let Err(e) = live.close() {
+                output::note(&format!("{id}: {e}"));
+            }
+        }
+    }
+
+    /// A session for programs.
+    fn value(&self, record: &Record) -> Value {
+        let live = self.live.lock().get(&record.id).map(Arc::clone);
+        let figures = live.as_ref().map(|live| live.figures()).unwrap_or_default();
+        json!({
+            "id": record.id,
+            "machine": record.machine,
+            "point": record.point,
+            "state": record.state.name(),
+            "problem": record.problem,
+            "served": live.is_some(),
+            "created": record.created,
+            "age": now().saturating_sub(record.created),
+            "lease_until": record.lease_until,
+            "door": record.door,
+            "addresses": record.addresses,
+            "disks": record.disks.iter().map(|disk| json!({
+                "name": disk.name,
+                "source": disk.source,
+                "size": disk.size,
+                "uri": disk.uri,
+                "overlay": record.overlay(&self.store.session_folder(&record.id), disk),
+            })).collect::<Vec<_>>(),
+            "machine_state": machine::value(&self.store.machine_folder(&record.id)),
+            "overlay_quota": record.quota,
+            "overlay_bytes": figures.overlay_bytes,
+            "bytes_read": figures.bytes_read,
+            "bytes_written": figures.bytes_written,
+            "errors": figures.errors,
+            "clients": figures.clients,
+        })
+    }
+
+    fn lock_of(&self, id: &str) -> Arc<Mutex<()>> {
+        Arc::clone(self.changing.lock().entry(id.to_owned()).or_default())
+    }
+
+    /// The opened sources, shared by all who name the same; looked at again if they are to be `fresh`.
+    fn sources(&self, sources: &Sources, fresh: bool) -> Result<Arc<Opened>> {
+        let mut all = self.opened.lock();
+        all.retain(|(_, opened)| opened.strong_count() > 0);
+        if let Some(opened) = all.iter().find(|(s, _)| s == sources).and_then(|(_, opened)| opened.upgrade()) {
+            if fresh {
+                opened.archive.refresh()?;
+            }
+            return Ok(opened);
+        }
+        let opened = Arc::new(open_sources(sources)?);
+        all.push((sources.clone(), Arc::downgrade(&opened)));
+        Ok(opened)
+    }
+}
+
+/// Removes a folder and all in it, if it is there.
+fn removed(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io(format!("cannot remove {}", folder.display()), e))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A file in `folder` for each disk.
+fn targets_in(folder: &Path, format: FileFormat, record: &Record) -> Result<Vec<Target>> {
+    if !folder.is_dir() {
+        return Err(Error::not_found(format!(
+            "{} is no folder: disks are moved into one that is there",
+            folder.display()
+        )));
+    }
+    let end = match format {
+        FileFormat::Qcow2 => "qcow2",
+        FileFormat::Raw => "raw",
+    };
+    let alone = record.disks.len() == 1;
+    let name = |disk: &DiskRecord| match alone {
+        true => format!("{}.{end}", record.machine),
+        false => format!("{}-{}.{end}", record.machine, disk.name),
+    };
+    Ok(record.disks.iter().map(|disk| Target { path: folder.join(name(disk)), format }).collect())
+}
+
+/// The disks of a restore point.
+fn disks_of(sources: &Sources, opened: &Arc<Opened>, target: &target::Target) -> Result<Vec<DiskRecord>> {
+    let disks = Disks::opened(sources, Arc::clone(opened)).several(target.path.as_ref(), None)?;
+    let name = |label: &str| {
+        let file = label.rsplit_once('/').map_or(label, |(_, file)| file);
+        file.rsplit_once('.').map_or(file, |(stem, _)| stem).to_owned()
+    };
+    let record = |disk: &crate::commands::source::DiskSource| DiskRecord {
+        name: name(&disk.label),
+        source: disk.label.clone(),
+        size: disk.image.disk.size(),
+        uri: None,
+    };
+    Ok(disks.iter().map(record).collect())
+}

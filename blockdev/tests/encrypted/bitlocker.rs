@@ -52,6 +52,12 @@ fn volumes_of_windows_are_read_by_each_of_their_secrets() {
         let device = memory(image(&folder, entry));
         assert_eq!(detect(device.as_ref()).unwrap().expect("told what it is").kind, FsKind::BitLocker, "{name}");
         let secrets = secrets(&folder, entry);
+        if entry["refused"] == true {
+            // The map of what is encrypted was zeroed when the image was made small.
+            let refused = open(&device, secrets).err().unwrap_or_else(|| panic!("{name} is open"));
+            assert_eq!(refused.kind(), ErrorKind::Damaged, "{name}: {refused}");
+            continue;
+        }
         let tries: Vec<Vec<Vec<u8>>> = match secrets.len() {
             // It needs none: its key is in the clear, or it is decrypted.
             0 => vec![Vec::new()],

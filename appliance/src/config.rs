@@ -1,9 +1,9 @@
 //! From command line, environment and configuration file to [`Options`]. The command line wins, then the
 //! environment, then the file.
 
-use std::{env, fs, path::PathBuf};
+use std::{env, fs, path::PathBuf, sync::Arc};
 
-use blockdev::{Error, Result};
+use blockdev::{Error, Result, encrypted::Secrets};
 use serde::Deserialize;
 use volreader::{archive::Options, session::store};
 
@@ -21,6 +21,8 @@ struct File {
     #[serde(default)]
     keys: Vec<PathBuf>,
     volume_keys: Option<PathBuf>,
+    #[serde(default)]
+    unlock: Vec<PathBuf>,
     cache: Option<PathBuf>,
     cache_bytes: Option<u64>,
 }
@@ -32,11 +34,8 @@ struct File {
 /// When the configuration file cannot be read or has an unknown key.
 pub fn options(sources: &Sources) -> Result<Options> {
     let file = read(sources)?;
-    let first = |a: &[PathBuf], b: Vec<PathBuf>| if a.is_empty() { b } else { a.to_vec() };
-    let from_env = env::var_os("REVENANT_VOLUMES").unwrap_or_default();
-    let from_env: Vec<_> = env::split_paths(&from_env).filter(|p| !p.as_os_str().is_empty()).collect();
     Ok(Options {
-        volumes: first(&sources.volumes, first(&from_env, file.volumes)),
+        volumes: first(&sources.volumes, first(&from_environment("REVENANT_VOLUMES"), file.volumes)),
         catalog: sources.catalog.clone().or(file.catalog),
         keys: first(&sources.keys, file.keys),
         volume_keys: sources.volume_keys.clone().or(file.volume_keys),
@@ -48,6 +47,34 @@ pub fn options(sources: &Sources) -> Result<Options> {
         },
         cache_bytes: file.cache_bytes,
     })
+}
+
+/// What encrypted volumes of guests are opened with.
+///
+/// # Errors
+///
+/// When the configuration file or that of a secret cannot be read.
+pub fn secrets(sources: &Sources) -> Result<Arc<Secrets>> {
+    Ok(Arc::new(Secrets::from_files(&unlock(sources)?)?))
+}
+
+/// The files of those secrets.
+///
+/// # Errors
+///
+/// When the configuration file cannot be read.
+pub fn unlock(sources: &Sources) -> Result<Vec<PathBuf>> {
+    Ok(first(&sources.unlock, first(&from_environment("REVENANT_UNLOCK"), read(sources)?.unlock)))
+}
+
+fn first(a: &[PathBuf], b: Vec<PathBuf>) -> Vec<PathBuf> {
+    if a.is_empty() { b } else { a.to_vec() }
+}
+
+/// The files in the variable `name`, separated by colons.
+fn from_environment(name: &str) -> Vec<PathBuf> {
+    let value = env::var_os(name).unwrap_or_default();
+    env::split_paths(&value).filter(|p| !p.as_os_str().is_empty()).collect()
 }
 
 fn read(sources: &Sources) -> Result<File> {

@@ -29,6 +29,14 @@ impl Source {
         let unit = file ^ 0x7061_636b_6564_2121 ^ offset.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31);
         Self::Stored { file: unit, offset: skip }
     }
+
+    /// What is decrypted from byte `offset` on of `file`, by the key that `fingerprint` stands for; `at` is the place in
+    /// what was encrypted, on which the result depends as well.
+    #[must_use]
+    pub const fn of_decrypted(file: u64, offset: u64, at: u64, fingerprint: u64) -> Self {
+        let moved = offset.wrapping_sub(at).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31);
+        Self::Stored { file: file ^ fingerprint ^ moved, offset }
+    }
 }
 
 /// Bytes of one origin.

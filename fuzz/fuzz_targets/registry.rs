@@ -12,7 +12,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use blockdev::{BlockDevice, BlockSizes, Extent, MappedRun, ReadAt, Result};
+use blockdev::{BlockDevice, BlockSizes, layers::AsDevice};
 use guestfs::os::registry::{Hive, Key};
 
 static PACKED: [&[u8]; 2] = [
@@ -24,32 +24,6 @@ static HIVES: [OnceLock<Vec<u8>>; 2] = [OnceLock::new(), OnceLock::new()];
 /// Keys and values looked at in one run.
 const SEEN_MAX: usize = 2000;
 const DEPTH_MAX: usize = 64;
-
-struct File(Vec<u8>);
-
-impl ReadAt for File {
-    fn size(&self) -> u64 {
-        self.0.size()
-    }
-
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
-        self.0.read_at(buf, offset)
-    }
-
-    fn extent_at(&self, offset: u64) -> Result<Option<Extent>> {
-        self.0.extent_at(offset)
-    }
-
-    fn map(&self, _: u64, _: u64) -> Option<MappedRun<'_>> {
-        None
-    }
-}
-
-impl BlockDevice for File {
-    fn block_sizes(&self) -> BlockSizes {
-        BlockSizes::CLASSIC
-    }
-}
 
 fn walk(key: &Key<'_>, depth: usize, seen: &mut usize) {
     let mut see = || {
@@ -85,8 +59,8 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         let at = usize::from(u16::from_le_bytes([change[0], change[1]])) % (hive.len() - 2);
         hive[at..at + 3].copy_from_slice(&change[2..]);
     }
-    let logs: [Arc<dyn BlockDevice>; 1] = [Arc::new(File(log.to_vec()))];
-    let Ok(hive) = Hive::open(Arc::new(File(hive)), &logs) else { return };
+    let logs: [Arc<dyn BlockDevice>; 1] = [Arc::new(AsDevice::new(log.to_vec(), BlockSizes::CLASSIC))];
+    let Ok(hive) = Hive::open(Arc::new(AsDevice::new(hive, BlockSizes::CLASSIC)), &logs) else { return };
     let _ = hive.value(r"ControlSet002\Control\ComputerName\ComputerName", "ComputerName");
     if let Ok(root) = hive.root() {
         walk(&root, 0, &mut 0);

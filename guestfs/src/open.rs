@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use blockdev::{
-    BlockDevice, Error, Result,
+    BlockDevice, Error, ErrorKind, Result,
     partitions::{FsKind, Volume},
 };
 
@@ -17,6 +17,8 @@ pub struct Found {
     /// The volumes it lies on, by their index; families of several devices have all of theirs that are at hand.
     pub volumes: Vec<usize>,
     devices: Vec<Arc<dyn BlockDevice>>,
+    /// Why it cannot be looked into, when it is encrypted and locked.
+    locked: Option<String>,
 }
 
 impl Found {
@@ -24,19 +26,24 @@ impl Found {
     ///
     /// # Errors
     ///
-    /// When it is damaged at its root, or has features that cannot be read.
+    /// When it is damaged at its root, has features that cannot be read, or is locked.
     pub fn open(&self) -> Result<Arc<dyn FileSystem>> {
+        if let Some(why) = &self.locked {
+            return Err(Error::new(ErrorKind::Locked, why.clone()));
+        }
         open(self.kind, &self.devices)
     }
 }
 
-/// The filesystems on `volumes` that can be read, in the order of their first volume.
+/// The filesystems on `volumes` that can be read, and those that could be if they were unlocked, in the order of their
+/// first volume.
 #[must_use]
 pub fn find(volumes: &[Volume]) -> Vec<Found> {
     let mut found: Vec<(Option<&str>, Found)> = Vec::new();
     for (index, volume) in volumes.iter().enumerate() {
         let (Some(content), Some(device)) = (&volume.content, &volume.device) else { continue };
-        if !is_readable(content.kind) {
+        let locked = volume.encryption.as_ref().and_then(|e| e.locked.clone());
+        if !is_readable(content.kind) && locked.is_none() {
             continue;
         }
         // Members of one filesystem have its identity.
@@ -50,7 +57,7 @@ pub fn find(volumes: &[Volume]) -> Vec<Found> {
             }
             None => {
                 let devices = vec![Arc::clone(device)];
-                found.push((identity, Found { kind: content.kind, volumes: vec![index], devices }));
+                found.push((identity, Found { kind: content.kind, volumes: vec![index], devices, locked }));
             }
         }
     }

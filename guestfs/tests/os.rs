@@ -46,6 +46,7 @@ fn assembled(name: &str) -> Volume {
         uuid: None,
         content: Some(Content { kind: FsKind::Ext4, label: None, uuid: None }),
         device: None,
+        encryption: None,
         notes: Vec::new(),
     }
 }

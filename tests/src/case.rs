@@ -122,6 +122,30 @@ pub fn machine_volume() -> tempfile::TempDir {
     folder
 }
 
+/// A disk in the tree, and what it is.
+#[derive(Debug)]
+pub struct TreeDisk {
+    /// Its path.
+    pub path: String,
+    /// The digest of all of its bytes.
+    pub sha256: String,
+}
+
+/// The first disk of [`machine_volume`] at its last point.
+///
+/// # Panics
+///
+/// When there is none.
+#[must_use]
+pub fn last_disk(revenant: &crate::program::Revenant) -> TreeDisk {
+    let points = revenant.run(["points", "--json"]).json();
+    let point = points.as_array().and_then(|p| p.last()).expect("a point");
+    let path = format!("{}/disks/disk0.raw", point["tree_path"].as_str().expect("a path"));
+    let lines = fs::read_to_string(machine_data("points.tsv")).expect("points.tsv");
+    let last = lines.lines().rfind(|line| line.split_whitespace().nth(1) == Some("disk0")).expect("disk0");
+    TreeDisk { path, sha256: last.split_whitespace().nth(3).expect("a digest").to_owned() }
+}
+
 /// The shipped folder's file `path`, read as JSON.
 fn json(path: &Path) -> Value {
     let text = fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));

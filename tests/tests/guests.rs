@@ -351,3 +351,49 @@ fn wrong_volumes_are_told() {
     let missing = run_within(&mut bare(["ls", "--image", shown(&image), "images/broken.raw/files/p7"]), LIMIT);
     assert_eq!(missing.code(), Some(2));
 }
+
+/// A volume that cryptsetup encrypted in place is listed as locked, and opens by the file with its passphrase.
+#[test]
+fn an_encrypted_volume_opens_with_its_passphrase() {
+    let tools = ["cryptsetup", "mkfs.ext4", "debugfs"];
+    if let Some(missing) = tools.iter().find(|tool| Command::new(tool).arg("-V").output().is_err()) {
+        println!("SKIPPED: {missing} is not installed");
+        return;
+    }
+    let folder = temp();
+    let [image, secret, wrong, text] = ["disk.raw", "secret", "wrong", "text"].map(|name| folder.path().join(name));
+    fs::File::create(&image).expect("an image").set_len(40 << 20).expect("its size");
+    fs::write(&secret, "a pass phrase\n").expect("a secret");
+    fs::write(&wrong, "another").expect("a secret");
+    fs::write(&text, "what is inside\n").expect("a file");
+    tool("mkfs.ext4", &["-q", "-F", shown(&image), "20M"]);
+    tool("debugfs", &["-w", "-R", &format!("write {} text", shown(&text)), shown(&image)]);
+    let key = folder.path().join("key");
+    fs::write(&key, "a pass phrase").expect("a key");
+    let kdf = ["--pbkdf", "argon2id", "--pbkdf-memory", "4096", "--pbkdf-force-iterations", "4"];
+    let how = ["-q", "reencrypt", "--encrypt", "--reduce-device-size", "16M", "--key-file", shown(&key)];
+    tool("cryptsetup", &[&how[..], &kdf, &[shown(&image)]].concat());
+
+    let run = |options: &[&str], args: &[&str]| {
+        let mut command = bare(["--image", shown(&image)]);
+        command.args(options).args(args);
+        run_within(&mut command, LIMIT)
+    };
+    let path = "images/disk.raw/files/whole/text";
+    let open = ["--unlock", shown(&wrong), shown(&secret)];
+    assert_eq!(run(&open, &["cat", path]).good().text(), "what is inside\n");
+    let listed = run(&[], &["ls", "images/disk.raw/files"]).good().text();
+    assert!(listed.contains("whole"), "{listed}");
+    for options in [&[][..], &["--unlock", shown(&wrong)]] {
+        let locked = run(options, &["cat", path]);
+        assert_ne!(locked.code(), Some(0));
+        assert!(locked.stderr.contains("luks2") && locked.stderr.contains("--unlock"), "{}", locked.stderr);
+    }
+    let mut by_environment = bare(["--image", shown(&image), "cat", path]);
+    by_environment.env("REVENANT_UNLOCK", &secret);
+    assert_eq!(run_within(&mut by_environment, LIMIT).good().text(), "what is inside\n");
+    let inspected = run(&open, &["--json", "inspect", "images/disk.raw/disks/disk0.raw"]).good().json();
+    let volume = &inspected["volumes"][0];
+    assert_eq!((&volume["encryption"]["kind"], &volume["filesystem"]), (&Value::from("luks2"), &Value::from("ext4")));
+    assert_eq!(volume["encryption"]["locked"], Value::Null);
+}

@@ -126,12 +126,7 @@ fn nbd() {
     let volume = case::machine_volume();
     let before = fs::read(volume.path().join("web01-0001")).expect("the volume");
     let revenant = Revenant::new(volume.path());
-    let points = revenant.run(["points", "--json"]).json();
-    let point = points.as_array().and_then(|p| p.last()).expect("a point");
-    let disk = format!("{}/disks/disk0.raw", point["tree_path"].as_str().expect("a path"));
-    let lines = fs::read_to_string(case::machine_data("points.tsv")).expect("points.tsv");
-    let last = lines.lines().rfind(|line| line.split_whitespace().nth(1) == Some("disk0")).expect("disk0");
-    let wanted = last.split_whitespace().nth(3).expect("a digest");
+    let case::TreeDisk { path: disk, sha256: wanted } = case::last_disk(&revenant);
 
     let serve = |more: &[&str]| {
         let args =
@@ -152,7 +147,7 @@ fn nbd() {
         nbd-client -d /dev/nbd0 >/dev/null && echo detached"#
     );
     let text = guest::run(guest, &script).good().text();
-    assert_eq!(text.lines().collect::<Vec<_>>(), [wanted, "1", "root", "detached"]);
+    assert_eq!(text.lines().collect::<Vec<_>>(), [&*wanted, "1", "root", "detached"]);
     drop(served);
 
     let folder = temp();
@@ -186,6 +181,119 @@ fn nbd() {
         "{}; fsck.ext4 -fn /dev/nbd0p2 >/tmp/fsck 2>&1 || {{ cat /tmp/fsck; exit 7; }}
         mount -t ext4 -o ro /dev/nbd0p2 /mnt && sha256sum </mnt/data",
         attach(port)
+    );
+    let text = guest::run(guest, &script).good().text();
+    assert_eq!(text.lines().next(), Some(digest));
+    assert!(fs::read(volume.path().join("web01-0001")).expect("the volume") == before, "the backup is as it was");
+}
+
+/// The kernel's iSCSI initiator reads a disk of a chain of jobs, over a restart of the server in the middle of it, and
+/// cannot write.
+#[test]
+fn iscsi_over_a_restart() {
+    let Some(guest) = guest::folder("iSCSI over a restart") else { return };
+    let volume = case::machine_volume();
+    let revenant = Revenant::new(volume.path());
+    let disk = case::last_disk(&revenant);
+    let serve = |port: u64| {
+        let listen = format!("127.0.0.1:{port}");
+        Served::start(&mut revenant.command(["export", "iscsi", &disk.path, "--listen", &listen, "--json"]))
+    };
+    let mut served = serve(0);
+    let (port, target) = (served.port(), served.text("target").to_owned());
+    // The guest says when it is in the middle, and goes on when it is told to.
+    let control = TcpListener::bind("127.0.0.1:0").expect("a socket");
+    let at = control.local_addr().expect("its address").port();
+    let script = format!(
+        r#"D=$(iscsi_up {target} {port}) || {{ echo "$D"; exit 9; }}
+        exec 3<$D
+        dd bs=64k count=100 <&3 2>/dev/null >/tmp/head
+        echo middle | nc $HOST {at} >/dev/null
+        cat /tmp/head - <&3 | sha256sum | cut -d' ' -f1
+        exec 3<&-
+        blockdev --getro $D
+        dd if=/dev/zero of=$D bs=4k count=1 conv=fsync 2>/dev/null && echo written
+        iscsi_down {target} && echo detached"#
+    );
+    let guest = guest.to_owned();
+    let running = thread::spawn(move || guest::run(&guest, &script));
+    let (mut told, _) = control.accept().expect("the guest");
+    let mut word = [0; 6];
+    told.read_exact(&mut word).expect("a word");
+    assert!(served.end(Signal::TERM).success(), "{}", served.said());
+    let _again = serve(port);
+    told.write_all(b"go on\n").expect("an answer");
+    drop(told);
+    let text = running.join().expect("the guest").good().text();
+    assert_eq!(text.lines().collect::<Vec<_>>(), [&*disk.sha256, "1", "detached"]);
+}
+
+/// With mutual CHAP and digests it writes over an overlay, and finds that again after `kill -9` of the server. The backup
+/// stays as it is.
+#[test]
+fn iscsi_writes() {
+    let Some(guest) = guest::folder("writing by iSCSI") else { return };
+    let volume = case::machine_volume();
+    let before = fs::read(volume.path().join("web01-0001")).expect("the volume");
+    let revenant = Revenant::new(volume.path());
+    let disk = case::last_disk(&revenant);
+    let folder = temp();
+    let secret = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).expect("a secret");
+        path.to_str().expect("text").to_owned()
+    };
+    let overlay = folder.path().join("disk0.qcow2").to_str().expect("text").to_owned();
+    let serve = || {
+        let (ours, theirs) = (secret("ours", "secret of guest\n"), secret("theirs", "secret of target"));
+        let mut args = vec!["export", "iscsi", &disk.path, "--listen", "127.0.0.1:0", "--json"];
+        args.extend(["--iqn", "iqn.2026-01.example.test:disk0", "--overlay", &overlay]);
+        args.extend(["--chap-user", "guest", "--chap-secret-file", &ours]);
+        args.extend(["--mutual-user", "target", "--mutual-secret-file", &theirs]);
+        Served::start(&mut revenant.command(args))
+    };
+    let attach = |port: u64| {
+        format!(
+            r#"modprobe iscsi_tcp; modprobe sd_mod; modprobe crc32c_generic; modprobe ext4; mkdir -p /run/lock/iscsi
+            iscsid || exit 9
+            sleep 1
+            node="iscsiadm -m node -T iqn.2026-01.example.test:disk0 -p $HOST:{port}"
+            $node -o new >/dev/null
+            $node --login >/dev/null 2>&1 && exit 6
+            while read key value; do $node -o update -n "$key" -v "$value" || exit 9; done <<END
+node.session.auth.authmethod CHAP
+node.session.auth.username guest
+node.session.auth.password secret of guest
+node.session.auth.username_in target
+node.session.auth.password_in secret of target
+node.conn[0].iscsi.HeaderDigest CRC32C
+node.conn[0].iscsi.DataDigest CRC32C
+END
+            $node --login >/tmp/login 2>&1 || {{ cat /tmp/login; exit 8; }}
+            n=0; while [ $n -lt 100 ]; do D=$(ls -d /sys/class/iscsi_session/session*/device/target*/*:*/block/sd* 2>/dev/null)
+                D=/dev/${{D##*/}}; [ -b "${{D}}2" ] && break; sleep 0.2; n=$((n+1)); done"#
+        )
+    };
+    let mut served = serve();
+    // The lab's jobs wrote over the filesystem as if it were empty space; a new one is what a guest needs.
+    let script = format!(
+        r#"{}
+        mkfs.ext4 -q -F -L ours ${{D}}2 && mount -t ext4 ${{D}}2 /mnt || exit 7
+        dd if=/dev/urandom of=/mnt/data bs=64k count=100 2>/dev/null && sync
+        sha256sum </mnt/data
+        umount /mnt && fstrim /mnt 2>/dev/null
+        blockdev --flushbufs $D; iscsi_down iqn.2026-01.example.test:disk0 && echo detached"#,
+        attach(served.port())
+    );
+    let text = guest::run(guest, &script).good().text();
+    let (digest, rest) = text.split_once('\n').expect("lines");
+    assert!(digest.len() > 64 && rest.contains("detached"), "{text}");
+    served.end(Signal::KILL);
+    let served = serve();
+    let script = format!(
+        "{}; fsck.ext4 -fn ${{D}}2 >/tmp/fsck 2>&1 || {{ cat /tmp/fsck; exit 7; }}
+        mount -t ext4 -o ro ${{D}}2 /mnt && sha256sum </mnt/data",
+        attach(served.port())
     );
     let text = guest::run(guest, &script).good().text();
     assert_eq!(text.lines().next(), Some(digest));

@@ -1,6 +1,13 @@
-//! A datastore's folder on the host: made, opened again, copied, broken off.
+//! A datastore: its folder on the host, made, opened again, copied, broken off; and mounted.
 
-use std::{fs, path::Path, process::Command, sync::Arc};
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Seek, SeekFrom, Write},
+    os::unix::fs::{FileExt, MetadataExt},
+    path::Path,
+    process::Command,
+    sync::Arc,
+};
 
 use blockdev::{
     BlockDevice, BlockSizes, ErrorKind, Extent, MappedRun, ReadAt, Result,
@@ -8,6 +15,7 @@ use blockdev::{
     overlay::{self, Overlay},
 };
 use vfs::{
+    fuse::{MountOptions, mount},
     node::{Create, Node, OpenFile, SetAttributes, WritableDir},
     providers::datastore::{Datastore, Device, DiskSource, Settings},
 };
@@ -164,4 +172,70 @@ fn removed_files_and_shared_disks() {
     assert_eq!(store.files_used(), descriptor + 4);
     drop(own);
     assert_eq!(store.files_used(), descriptor);
+}
+
+/// What programs do with files, through the kernel; and again after the mount and the datastore were opened anew.
+#[test]
+fn mounted_and_written() {
+    if OpenOptions::new().read(true).write(true).open("/dev/fuse").is_err() {
+        eprintln!("SKIPPED: a mounted datastore: /dev/fuse cannot be used here");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path().join("mnt");
+    fs::create_dir(&at).unwrap();
+    let mut options = MountOptions::default();
+    options.allow_other = Some(rustix::process::geteuid().is_root());
+    let store = open(&folder.path().join("store"), &["disk0"], Kind::Raw).unwrap();
+    let mounted = mount(store.root(), &at, &options).unwrap();
+
+    let disk = OpenOptions::new().read(true).write(true).open(at.join("disk0.raw")).unwrap();
+    disk.write_all_at(b"through the kernel", 4090).unwrap();
+    let too_far = disk.write_all_at(b"xx", LEN as u64 - 1).unwrap_err();
+    assert_eq!(too_far.raw_os_error(), Some(27), "EFBIG: {too_far}");
+    disk.sync_all().unwrap();
+    fs::create_dir(at.join("vm")).unwrap();
+    let mut own = File::create_new(at.join("vm/lock")).unwrap();
+    let again = File::create_new(at.join("vm/lock")).unwrap_err();
+    assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
+    own.write_all(b"line one\n").unwrap();
+    fs::rename(at.join("vm/lock"), at.join("moved")).unwrap();
+    own.write_all(b"line two\n").unwrap();
+    own.sync_all().unwrap();
+    assert_eq!(fs::read(at.join("moved")).unwrap(), b"line one\nline two\n");
+    fs::hard_link(at.join("moved"), at.join("vm/linked")).unwrap();
+    assert_eq!(fs::metadata(at.join("moved")).unwrap().nlink(), 2);
+    std::os::unix::fs::symlink("../moved", at.join("vm/link")).unwrap();
+    assert_eq!(fs::read(at.join("vm/link")).unwrap().len(), 18);
+    let not_empty = fs::remove_dir(at.join("vm")).unwrap_err();
+    assert_eq!(not_empty.kind(), io::ErrorKind::DirectoryNotEmpty);
+    own.set_len(4).unwrap();
+    assert_eq!(fs::read(at.join("vm/linked")).unwrap(), b"line");
+    fs::remove_file(at.join("moved")).unwrap();
+    fs::remove_file(at.join("vm/linked")).unwrap();
+    own.write_all_at(b"gone", 0).unwrap();
+    let mut read = Vec::new();
+    own.seek(SeekFrom::Start(0)).unwrap();
+    own.read_to_end(&mut read).unwrap();
+    assert_eq!(read, b"gone", "who has it open goes on with it");
+    assert_eq!(own.metadata().unwrap().len(), 4);
+    fs::rename(at.join("disk0.raw"), at.join("vm/disk")).unwrap();
+    disk.write_all_at(b"T", 4090).unwrap();
+    let room = rustix::fs::statvfs(&at).unwrap();
+    assert!(room.f_bavail > 0 && room.f_favail > 0);
+    drop((own, disk, mounted));
+    drop(store);
+
+    let store = open(&folder.path().join("store"), &["disk0"], Kind::Raw).unwrap();
+    let mounted = mount(store.root(), &at, &options).unwrap();
+    let bytes = fs::read(at.join("vm/disk")).unwrap();
+    assert_eq!(&bytes[4089..4110], b"\x55Through the kernel\x55\x55");
+    assert_eq!(bytes.len(), LEN);
+    let mut names: Vec<_> = fs::read_dir(at.join("vm")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["disk", "link"]);
+    assert!(fs::read_dir(&at).unwrap().count() == 1);
+    fs::remove_file(at.join("vm/disk")).unwrap();
+    assert!(!store.disks()[0].visible);
+    drop(mounted);
 }

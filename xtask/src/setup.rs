@@ -13,7 +13,7 @@ use anyhow::Result;
 use crate::cmd;
 
 /// Debian packages, and what goes without them.
-const PACKAGES: [(&str, &str); 38] = [
+const PACKAGES: [(&str, &str); 39] = [
     ("fuse3", "mounting"),
     ("rsync", "reading a mount with rsync"),
     ("acl", "comparing ACLs"),
@@ -48,6 +48,7 @@ const PACKAGES: [(&str, &str); 38] = [
     ("squashfs-tools", "squashfs volumes"),
     ("xorriso", "ISO 9660 volumes"),
     ("libnfs-utils", "NFS with libnfs's tools"),
+    ("libiscsi-bin", "iSCSI with libiscsi's suite and tools"),
     ("iproute2", "NFS with a port mapper"),
     ("samba", "SMB shares"),
     ("samba-vfs-modules", "names in SMB shares that Windows does not take"),

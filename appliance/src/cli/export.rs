@@ -1,6 +1,6 @@
 //! `revenant export`: what is served, and how.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Subcommand};
 
@@ -14,6 +14,14 @@ pub enum Protocol {
         paths: Vec<OsString>,
         #[command(flatten)]
         options: NbdOptions,
+    },
+    /// As an iSCSI target, each disk as one of its logical units
+    Iscsi {
+        /// Disks in the tree, folders with disks (machines/NAME/@TIME), or image files of this machine
+        #[arg(value_name = "TREE-PATH|IMAGE")]
+        paths: Vec<OsString>,
+        #[command(flatten)]
+        options: IscsiOptions,
     },
     /// As NFS version 3: the whole tree or a folder of it, read-only; or a machine's disks, writable
     Nfs {
@@ -86,6 +94,53 @@ pub struct DatastoreOptions {
     /// Bytes that the clients' own files may have together
     #[arg(long, value_name = "BYTES", requires = "overlay", help_heading = "Writing")]
     pub files_quota: Option<u64>,
+}
+
+/// How to serve by iSCSI.
+#[derive(Debug, Args)]
+pub struct IscsiOptions {
+    /// ADDRESS:PORT; sockets that systemd hands over go first
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:3260")]
+    pub listen: String,
+    /// Name of the target, such as iqn.2026-01.org.example:web01 [default: made of the disk's name]
+    #[arg(long, value_name = "NAME")]
+    pub iqn: Option<String>,
+    /// Format of the images, when their own bytes are not to tell
+    #[arg(short, long, value_name = "FORMAT")]
+    pub format: Option<String>,
+    /// Clients may write; what they write is kept in this qcow2 file (or one a disk in this folder), never in the backup
+    #[arg(long, value_name = "FILE|DIR")]
+    pub overlay: Option<PathBuf>,
+    /// Bytes that an overlay may take
+    #[arg(long, value_name = "BYTES", requires = "overlay")]
+    pub overlay_quota: Option<u64>,
+    /// Every write is durable when it is acknowledged: for ESXi, which flushes nothing
+    #[arg(long, requires = "overlay")]
+    pub write_through: bool,
+    /// Machines that may connect, as addresses or networks [default: all that reach the address]
+    #[arg(long, value_name = "NETWORK", value_delimiter = ',', help_heading = "Access")]
+    pub allow: Vec<String>,
+    /// Initiators that may log in, by name [default: all]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', help_heading = "Access")]
+    pub initiator: Vec<String>,
+    /// Name by which initiators authenticate (CHAP)
+    #[arg(long, value_name = "NAME", help_heading = "Access")]
+    pub chap_user: Option<String>,
+    /// File with the secret of that name: 12 to 16 characters for Windows
+    #[arg(long, value_name = "FILE", help_heading = "Access")]
+    pub chap_secret_file: Option<PathBuf>,
+    /// Name by which the target authenticates to initiators (mutual CHAP)
+    #[arg(long, value_name = "NAME", help_heading = "Access")]
+    pub mutual_user: Option<String>,
+    /// File with the secret of that name
+    #[arg(long, value_name = "FILE", help_heading = "Access")]
+    pub mutual_secret_file: Option<PathBuf>,
+    /// Address and port that initiators are told, where they reach this machine by others than it has
+    #[arg(long, value_name = "ADDRESS")]
+    pub portal: Option<SocketAddr>,
+    /// Connections at once
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub max_connections: usize,
 }
 
 /// How to serve by NFS.

@@ -11,7 +11,7 @@ use clap_complete::Shell;
 use serde::{Deserialize, Serialize};
 
 pub use boot::{Accelerator, BootOptions};
-pub use export::{DatastoreOptions, NbdOptions, NfsOptions, Protocol, SmbOptions};
+pub use export::{DatastoreOptions, IscsiOptions, NbdOptions, NfsOptions, Protocol, SmbOptions};
 pub use recover::{Recover, RecoverAction, RecoverStart};
 
 /// Bacula backups that get up and walk: volumes as a filesystem, without staging and without Bacula.
@@ -52,6 +52,12 @@ pub struct Sources {
     /// Keys of encrypted volumes (Bacula 15): a folder with one file named after each volume
     #[arg(long, global = true, value_name = "DIR", help_heading = "Sources")]
     pub volume_keys: Option<PathBuf>,
+
+    /// Files with a secret each, for encrypted volumes of guests: the passphrase or key file of a LUKS volume; the
+    /// recovery password, passphrase or startup key (.BEK) of a BitLocker volume [env: REVENANT_UNLOCK, separated by
+    /// colons]
+    #[arg(long, global = true, num_args = 1.., value_name = "FILE", help_heading = "Sources")]
+    pub unlock: Vec<PathBuf>,
 
     /// Disk images outside any backup: they appear as `images/FILE-NAME`
     #[arg(long = "image", global = true, num_args = 1.., value_name = "FILE", help_heading = "Sources")]
@@ -283,8 +289,8 @@ impl Cli {
     #[must_use]
     pub fn from_process() -> Self {
         let mut cli = Self::parse();
-        let Sources { volumes, keys, images, .. } = &mut cli.sources;
-        let mut options = [volumes, keys, images];
+        let Sources { volumes, keys, unlock, images, .. } = &mut cli.sources;
+        let mut options = [volumes, keys, unlock, images];
         match &mut cli.command {
             Command::Ls { paths, .. } => give_back(&mut options, paths),
             Command::Extract { paths, .. } | Command::Verify { paths, .. } => {
@@ -338,7 +344,8 @@ impl Cli {
                     lacks("<TREE-PATH|IMAGE> <TREE-PATH|IMAGE>");
                 }
             }
-            Command::Inspect { paths, .. } | Command::Export { protocol: Protocol::Nbd { paths, .. } } => {
+            Command::Inspect { paths, .. }
+            | Command::Export { protocol: Protocol::Nbd { paths, .. } | Protocol::Iscsi { paths, .. } } => {
                 if paths.is_empty() {
                     give_back(&mut options, paths);
                 }

@@ -4,8 +4,9 @@ use std::{ffi::OsString, io::Write, sync::Arc};
 
 use blockdev::{
     BlockDevice, ExtentKind, ReadAt, Result,
+    encrypted::Secrets,
     images::{Disk, Member},
-    partitions::{self, FsKind, Scheme, Survey, Volume},
+    partitions::{self, Encryption, FsKind, Scheme, Survey, Volume},
 };
 use guestfs::os::{self, Guest};
 use hv_drivers::native;
@@ -17,6 +18,7 @@ use super::{
 };
 use crate::{
     cli::Cli,
+    config,
     output::{self, size},
 };
 
@@ -25,12 +27,13 @@ const EXTENTS_MAX: usize = 1_000_000;
 
 pub fn run(cli: &Cli, paths: &[OsString], format: Option<&str>) -> Result<u8> {
     let (disks, format) = (Disks::new(cli), format.map(str::parse).transpose()?);
+    let secrets = config::secrets(&cli.sources)?;
     let mut out = output::stdout();
     let mut values = Vec::new();
     for (number, path) in paths.iter().enumerate() {
         // Disks of one machine belong together: a volume group may lie on several.
         let sources = disks.several(path, format)?;
-        let machine = Machine::of(&sources)?;
+        let machine = Machine::of(&sources, &secrets)?;
         if cli.sources.json {
             values.extend(machine.values());
         } else {
@@ -49,10 +52,11 @@ pub fn run(cli: &Cli, paths: &[OsString], format: Option<&str>) -> Result<u8> {
 
 /// The machines as configurations of a hypervisor.
 pub fn native(cli: &Cli, paths: &[OsString], format: Option<&str>, kind: &str) -> Result<u8> {
+    let secrets = config::secrets(&cli.sources)?;
     let (disks, format, kind) = (Disks::new(cli), format.map(str::parse).transpose()?, kind.parse::<native::Kind>()?);
     let mut out = output::stdout();
     for path in paths {
-        let found = machine::find(&disks, path, format)?;
+        let found = machine::find(&disks, path, format, &secrets)?;
         let file = |source: &DiskSource| format!("{}.{}", machine::disk_name(source), kind.disk_extension());
         let files: Vec<String> = found.sources.iter().map(file).collect();
         let config = native::write(kind, &found.machine, &files)?;
@@ -73,9 +77,9 @@ struct Machine<'a> {
 }
 
 impl<'a> Machine<'a> {
-    fn of(sources: &'a [DiskSource]) -> Result<Self> {
+    fn of(sources: &'a [DiskSource], secrets: &Secrets) -> Result<Self> {
         let allocated = sources.iter().map(|s| allocated(s.image.disk.as_ref())).collect::<Result<_>>()?;
-        let survey = survey(sources);
+        let survey = survey(sources, secrets);
         let guest = os::examine(&survey);
         Ok(Self { sources, allocated, survey, guest })
     }
@@ -208,6 +212,9 @@ impl<'a> Machine<'a> {
             output::table(out, &head, &[1, 2], &rows)?;
         }
         for volume in &self.survey.volumes {
+            if let Some(Encryption { kind, locked, .. }) = &volume.encryption {
+                writeln!(out, "{}: {kind}: {}", volume.name, locked.as_deref().unwrap_or("unlocked"))?;
+            }
             for note in &volume.notes {
                 writeln!(out, "{}: {note}", volume.name)?;
             }
@@ -232,12 +239,11 @@ impl<'a> Machine<'a> {
     }
 }
 
-/// Who the guest on these volumes is. Filesystems that cannot be opened say nothing.
 /// The volumes of the disks of one machine.
-pub fn survey(sources: &[DiskSource]) -> Survey {
+pub fn survey(sources: &[DiskSource], secrets: &Secrets) -> Survey {
     let device = |disk: &Arc<Disk>| -> Arc<dyn BlockDevice> { Arc::<Disk>::clone(disk) };
     let disks: Vec<_> = sources.iter().map(|s| (s.label.clone(), device(&s.image.disk))).collect();
-    partitions::survey(&disks)
+    partitions::survey_with(&disks, secrets)
 }
 
 /// Bytes that a disk stores.
@@ -290,6 +296,7 @@ fn volume_value(volume: &Volume, tree_path: Option<&str>) -> Value {
         "type": volume.kind.as_ref().map(|k| k.name),
         "type_code": volume.kind.as_ref().map(|k| k.code.as_str()),
         "active": volume.active,
+        "encryption": volume.encryption.as_ref().map(|e| json!({ "kind": e.kind.name(), "locked": e.locked })),
         "filesystem": content.map(|c| c.kind.name()),
         "label": content.and_then(|c| c.label.as_deref()),
         "uuid": content.and_then(|c| c.uuid.as_deref()),

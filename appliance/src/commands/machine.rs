@@ -2,7 +2,7 @@
 
 use std::{ffi::OsStr, path::Path};
 
-use blockdev::{ReadAt, Result, images::Format};
+use blockdev::{ReadAt, Result, encrypted::Secrets, images::Format};
 use guestfs::os::{self, Firmware};
 use hv_drivers::machine::{self, Machine};
 use vfs::node::Node;
@@ -27,16 +27,22 @@ pub struct Found {
 /// # Errors
 ///
 /// When there are no disks, or they cannot be read.
-pub fn find(disks: &Disks<'_>, path: &OsStr, format: Option<Format>) -> Result<Found> {
+pub fn find(disks: &Disks<'_>, path: &OsStr, format: Option<Format>, secrets: &Secrets) -> Result<Found> {
     let sources = disks.several(path, format)?;
     let described = if is_host_path(path) { None } else { described(disks.tree()?, path)? };
     let names: Vec<String> = sources.iter().map(disk_name).collect();
-    Ok(Found { machine: complete(described, &name_of(path), &names, &sources), sources })
+    Ok(Found { machine: complete(described, &name_of(path), &names, &sources, secrets), sources })
 }
 
 /// What is known of a machine: its description, if it has one, its name where that has none, and what its disks tell, which
-/// are `sources` and have `names`.
-pub fn complete(described: Option<Machine>, name: &str, names: &[String], sources: &[DiskSource]) -> Machine {
+/// are `sources` and have `names`; `secrets` open those that are encrypted.
+pub fn complete(
+    described: Option<Machine>,
+    name: &str,
+    names: &[String],
+    sources: &[DiskSource],
+    secrets: &Secrets,
+) -> Machine {
     let mut machine = described.unwrap_or_else(|| Machine::new(name, []));
     let told = std::mem::take(&mut machine.disks);
     let disk = |(number, (name, source)): (usize, (&String, &DiskSource))| {
@@ -51,7 +57,7 @@ pub fn complete(described: Option<Machine>, name: &str, names: &[String], source
     };
     machine.disks = names.iter().zip(sources).enumerate().map(disk).collect();
     if machine.firmware.is_none() || machine.guest_os.is_none() {
-        let guest = os::examine(&survey(sources));
+        let guest = os::examine(&survey(sources, secrets));
         machine.firmware = machine.firmware.or_else(|| guest.firmware.map(started_by));
         machine.guest_os = machine.guest_os.or_else(|| guest.system.map(|s| s.family.name().to_owned()));
     }

@@ -113,7 +113,11 @@ pub fn open_sources(sources: &cli::Sources) -> Result<Opened> {
     }
     let archive = Archive::open(options)?;
     progress::show_indexing(&archive, sources.quiet || sources.json);
-    let sources = Sources { archive: has_archive.then(|| Arc::clone(&archive)), images: sources.images.clone() };
+    let sources = Sources {
+        archive: has_archive.then(|| Arc::clone(&archive)),
+        images: sources.images.clone(),
+        secrets: config::secrets(sources)?,
+    };
     Ok(Opened { tree: providers::tree(&sources)?, archive })
 }
 

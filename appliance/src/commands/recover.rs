@@ -102,6 +102,7 @@ fn absolute(sources: &Sources) -> Result<Sources> {
         catalog,
         keys: all(&options.keys),
         volume_keys: options.volume_keys.as_ref().map(here),
+        unlock: config::unlock(sources)?.iter().map(here).collect(),
         images: all(&sources.images),
         cache: options.cache.as_ref().map(here),
         config: sources.config.as_ref().map(here),

@@ -19,7 +19,7 @@ mod windows;
 
 use std::sync::Arc;
 
-use blockdev::{Error, Result};
+use blockdev::{Error, Result, encrypted::Secrets};
 use guestfs::os::{self, Family, System};
 use serde::{Deserialize, Serialize};
 use vfs::node::Node;
@@ -82,8 +82,8 @@ pub struct Plan {
 /// # Errors
 ///
 /// When no system is found on the disks, or its files cannot be read.
-pub fn plan(opened: &Opened, files: &str, disks: &[DiskSource], target: Target) -> Result<Plan> {
-    let survey = inspect::survey(disks);
+pub fn plan(opened: &Opened, files: &str, disks: &[DiskSource], secrets: &Secrets, target: Target) -> Result<Plan> {
+    let survey = inspect::survey(disks, secrets);
     let system = os::examine(&survey)
         .system
         .ok_or_else(|| Error::not_found("no operating system is found on these disks: nothing can be fixed"))?;

@@ -24,6 +24,7 @@ use crate::{
         Opened,
         source::{DiskSource, Disks},
     },
+    config,
     guest_fix::{self, apply::Place},
 };
 
@@ -122,7 +123,9 @@ impl Live {
     ///
     /// When no system is found, or it cannot be written to.
     pub fn fix(&self, record: &Record, folder: &Path, target: guest_fix::Target, step: &dyn Fn(&str)) -> Result<()> {
-        let plan = guest_fix::plan(&self.opened, &format!("{}/files", record.point), &self.sources(), target)?;
+        let secrets = config::secrets(&record.sources)?;
+        let files = format!("{}/files", record.point);
+        let plan = guest_fix::plan(&self.opened, &files, &self.sources(), &secrets, target)?;
         plan.notes.iter().for_each(|note| step(&format!("guest: {note}")));
         plan.edits.iter().for_each(|edit| step(&format!("guest fix: {}", edit.why)));
         let socket = nbd::socket(folder);

@@ -17,11 +17,12 @@ use hv_drivers::{
 use serde_json::{Value, json};
 
 use super::{
-    doors::nbd,
+    doors::{iscsi, nbd},
     record::{DiskRecord, Door, Record},
 };
 use crate::{
     commands::{Opened, machine, source::DiskSource as Source},
+    config,
     output::size,
 };
 
@@ -40,7 +41,8 @@ pub fn described(opened: &Opened, record: &Record, disks: &[Source]) -> Result<M
         Err(e) if e.kind() == ErrorKind::NotFound => None,
         described => described?,
     };
-    Ok(machine::complete(described, &record.machine, &names, disks))
+    let secrets = config::secrets(&record.sources)?;
+    Ok(machine::complete(described, &record.machine, &names, disks, secrets.as_ref()))
 }
 
 /// Starts the machine in `folder` over the session's door for this host, unless it runs already.
@@ -64,6 +66,12 @@ fn source(record: &Record, session: &Path, disk: &DiskRecord) -> Result<DiskSour
             host: address.ip().to_string(),
             path: format!("/{}/{}-flat.vmdk", record.id, disk.name),
             ports: Some((address.port(), address.port())),
+        }),
+        (Door::Iscsi, Some(address)) => Ok(DiskSource::Iscsi {
+            portal: address.to_string(),
+            target: iscsi::target(record),
+            lun: record.disks.iter().position(|d| d == disk).and_then(|n| u16::try_from(n).ok()).unwrap_or(0),
+            chap: None,
         }),
         (Door::Nbd, _) => Ok(DiskSource::NbdUnix { socket: nbd::socket(session), export: disk.name.clone() }),
         (door, _) => {

@@ -1,5 +1,6 @@
 //! Layers: a device over another device, each with one job.
 //!
+//! * [`AsDevice`]: whatever has bytes.
 //! * [`Slice`]: a range of a device; [`Concat`]: devices one after another.
 //! * [`Cached`]: what was read, kept in bounded memory.
 //! * [`Throttled`]: no more bytes and operations per second than allowed.
@@ -12,6 +13,7 @@
 //! (Images and their parents are one [`Disk`](crate::images::Disk); copy-on-write is an
 //! [`Overlay`](crate::overlay::Overlay).)
 
+mod as_device;
 mod cached;
 mod concat;
 mod counted;
@@ -22,6 +24,7 @@ mod throttled;
 pub mod trace;
 
 pub use self::{
+    as_device::AsDevice,
     cached::Cached,
     concat::Concat,
     counted::{Counted, Counters, LATENCY_BUCKETS, Operation},

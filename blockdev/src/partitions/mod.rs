@@ -3,6 +3,7 @@
 //!
 //! * `table`, `mbr`, `gpt`: partition tables; `kinds`: their types' names;
 //! * `content`: what a volume holds, by its superblock;
+//! * encrypted volumes are unlocked as they are met, by [`crate::encrypted`];
 //! * `md` and `lvm`: arrays and volume groups over all disks, put together as a `map` of parts, with `raid`'s
 //!   arithmetic.
 //!
@@ -29,7 +30,11 @@ pub use self::{
     mbr::is_mbr,
     table::Scheme,
 };
-use crate::{BlockDevice, Result, layers::Slice};
+use crate::{
+    BlockDevice, Result,
+    encrypted::{self, Budget, Secrets},
+    layers::Slice,
+};
 
 /// Volumes of all disks together; a machine with more is hostile.
 const VOLUMES_MAX: usize = 512;
@@ -82,12 +87,25 @@ pub struct Volume {
     pub label: Option<String>,
     /// The UUID of the partition, the array or the logical volume.
     pub uuid: Option<String>,
-    /// What it holds, where that is known.
+    /// How it is encrypted, if it is.
+    pub encryption: Option<Encryption>,
+    /// What it holds, where that is known; once it is unlocked, what is inside.
     pub content: Option<Content>,
-    /// Its bytes; `None` when they cannot be read: `notes` tell why.
+    /// Its bytes, decrypted once it is unlocked; `None` when they cannot be read: `notes` tell why.
     pub device: Option<Arc<dyn BlockDevice>>,
     /// What an operator should know: overlaps, parts missing, what was left out.
     pub notes: Vec<String>,
+}
+
+/// How a volume is encrypted.
+#[derive(Debug, Clone)]
+pub struct Encryption {
+    /// LUKS or BitLocker.
+    pub kind: FsKind,
+    /// The UUID of what is encrypted, by which a guest names it.
+    pub uuid: Option<String>,
+    /// Why it could not be unlocked; `None` when it was.
+    pub locked: Option<String>,
 }
 
 impl std::fmt::Debug for Volume {
@@ -101,6 +119,7 @@ impl std::fmt::Debug for Volume {
             .field("kind", &self.kind)
             .field("label", &self.label)
             .field("uuid", &self.uuid)
+            .field("encryption", &self.encryption)
             .field("content", &self.content)
             .field("readable", &self.device.is_some())
             .field("notes", &self.notes)
@@ -128,36 +147,53 @@ struct Assembled {
     notes: Vec<String>,
 }
 
-/// All volumes of `disks`, which are those of one machine, each with a name.
+/// All volumes of `disks`, which are those of one machine, each with a name. Encrypted ones are left locked.
 #[must_use]
 pub fn survey(disks: &[(String, Arc<dyn BlockDevice>)]) -> Survey {
-    let mut survey = Survey::default();
-    for (name, device) in disks {
-        let disk = survey.disk(name, device, std::slice::from_ref(name));
-        survey.disks.push(disk);
-    }
-    let (arrays, notes) = md::assemble(&survey.members(FsKind::MdMember));
-    survey.notes.extend(notes);
-    for array in arrays {
-        let (name, disks, device) = (array.name.clone(), array.disks.clone(), array.device.clone());
-        survey.assembled(array, Scheme::Md);
-        // An array may be divided like a disk.
-        if let Some(device) = device
-            && let Ok(Some(table)) = table::read(device.as_ref())
-        {
-            survey.entries(&table, &device, &name, &disks);
-        }
-    }
-    let (volumes, notes) = lvm::assemble(&survey.members(FsKind::LvmMember));
-    survey.notes.extend(notes);
-    for volume in volumes {
-        survey.assembled(volume, Scheme::Lvm);
-    }
-    survey.make_names_unique();
-    survey
+    survey_with(disks, &Secrets::default())
 }
 
-impl Survey {
+/// The same, with those volumes unlocked that `secrets` open.
+#[must_use]
+pub fn survey_with(disks: &[(String, Arc<dyn BlockDevice>)], secrets: &Secrets) -> Survey {
+    let mut surveyor = Surveyor { survey: Survey::default(), secrets, budget: Budget::default() };
+    surveyor.all(disks);
+    surveyor.survey
+}
+
+/// A survey under way.
+struct Surveyor<'a> {
+    survey: Survey,
+    secrets: &'a Secrets,
+    budget: Budget,
+}
+
+impl Surveyor<'_> {
+    fn all(&mut self, disks: &[(String, Arc<dyn BlockDevice>)]) {
+        for (name, device) in disks {
+            let disk = self.disk(name, device, std::slice::from_ref(name));
+            self.survey.disks.push(disk);
+        }
+        let (arrays, notes) = md::assemble(&self.members(FsKind::MdMember));
+        self.survey.notes.extend(notes);
+        for array in arrays {
+            let (name, disks, device) = (array.name.clone(), array.disks.clone(), array.device.clone());
+            self.assembled(array, Scheme::Md);
+            // An array may be divided like a disk.
+            if let Some(device) = device
+                && let Ok(Some(table)) = table::read(device.as_ref())
+            {
+                self.entries(&table, &device, &name, &disks);
+            }
+        }
+        let (volumes, notes) = lvm::assemble(&self.members(FsKind::LvmMember));
+        self.survey.notes.extend(notes);
+        for volume in volumes {
+            self.assembled(volume, Scheme::Lvm);
+        }
+        self.survey.make_names_unique();
+    }
+
     /// Adds the volumes of one disk.
     fn disk(&mut self, name: &str, device: &Arc<dyn BlockDevice>, disks: &[String]) -> Disk {
         let mut disk = Disk {
@@ -226,6 +262,7 @@ impl Survey {
             active: false,
             label,
             uuid,
+            encryption: None,
             content: None,
             device,
             notes,
@@ -234,19 +271,27 @@ impl Survey {
 
     /// Adds `volume`, once what it holds is known.
     fn push(&mut self, mut volume: Volume) {
-        if self.volumes.len() >= VOLUMES_MAX {
-            if self.volumes.len() == VOLUMES_MAX && !self.notes.iter().any(|n| n.starts_with("more than")) {
-                self.notes.push(format!("more than {VOLUMES_MAX} volumes: the others are left out"));
+        let Survey { volumes, notes, .. } = &mut self.survey;
+        if volumes.len() >= VOLUMES_MAX {
+            if volumes.len() == VOLUMES_MAX && !notes.iter().any(|n| n.starts_with("more than")) {
+                notes.push(format!("more than {VOLUMES_MAX} volumes: the others are left out"));
             }
             return;
         }
-        match volume.device.as_ref().map(|device| detect(device.as_ref())) {
-            Some(Ok(content)) => volume.content = content,
-            Some(Err(e)) => volume.notes.push(format!("what it holds cannot be told: {e}")),
-            None => {}
+        volume.look_into();
+        if let Some((Content { kind, uuid, .. }, device)) = volume.content.as_ref().zip(volume.device.as_ref())
+            && kind.is_encrypted()
+        {
+            let opened = encrypted::unlock(*kind, device, self.secrets, &mut self.budget);
+            let locked = opened.as_ref().err().map(ToString::to_string);
+            volume.encryption = Some(Encryption { kind: *kind, uuid: uuid.clone(), locked });
+            if let Ok(plain) = opened {
+                volume.device = Some(plain);
+                volume.look_into();
+            }
         }
         volume.name = as_file_name(&volume.name);
-        self.volumes.push(volume);
+        self.survey.volumes.push(volume);
     }
 
     /// The volumes that hold a `kind`.
@@ -256,9 +301,11 @@ impl Survey {
             let place = format!("{} {}", v.disks.join("+"), v.name);
             Some(Member { device: Arc::clone(v.device.as_ref()?), place, disks: v.disks.clone() })
         };
-        self.volumes.iter().filter(is_one).filter_map(member).collect()
+        self.survey.volumes.iter().filter(is_one).filter_map(member).collect()
     }
+}
 
+impl Survey {
     /// Two groups or arrays may have the same name: the later gets a number.
     fn make_names_unique(&mut self) {
         let mut taken = std::collections::HashSet::new();
@@ -288,9 +335,19 @@ impl Volume {
             active: false,
             label: None,
             uuid: None,
+            encryption: None,
             content: None,
             device: Some(Arc::clone(device)),
             notes: Vec::new(),
+        }
+    }
+
+    /// Tells what its device holds.
+    fn look_into(&mut self) {
+        match self.device.as_ref().map(|device| detect(device.as_ref())) {
+            Some(Ok(content)) => self.content = content,
+            Some(Err(e)) => self.notes.push(format!("what it holds cannot be told: {e}")),
+            None => {}
         }
     }
 }

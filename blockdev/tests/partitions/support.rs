@@ -8,8 +8,9 @@ use std::{
 };
 
 use blockdev::{
-    BlockDevice, BlockSizes, Extent, MappedRun, ReadAt, Result,
+    BlockDevice, BlockSizes, Result,
     file::HostFile,
+    layers::AsDevice,
     partitions::{self, Survey, Volume},
 };
 use sha2::{Digest, Sha256};
@@ -18,39 +19,12 @@ use sha2::{Digest, Sha256};
 mod random;
 pub use random::Random;
 
-/// A source with block sizes of the test's choice.
-pub struct Sized<T>(pub T, pub BlockSizes);
-
-impl<T: ReadAt> ReadAt for Sized<T> {
-    fn size(&self) -> u64 {
-        self.0.size()
-    }
-
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
-        self.0.read_at(buf, offset)
-    }
-
-    fn extent_at(&self, offset: u64) -> Result<Option<Extent>> {
-        self.0.extent_at(offset)
-    }
-
-    fn map(&self, offset: u64, len: u64) -> Option<MappedRun<'_>> {
-        self.0.map(offset, len)
-    }
-}
-
-impl<T: ReadAt> BlockDevice for Sized<T> {
-    fn block_sizes(&self) -> BlockSizes {
-        self.1
-    }
-}
-
 pub fn file(path: &Path, sizes: BlockSizes) -> Arc<dyn BlockDevice> {
-    Arc::new(Sized(HostFile::open(path).unwrap(), sizes))
+    Arc::new(AsDevice::new(HostFile::open(path).unwrap(), sizes))
 }
 
 pub fn memory(bytes: Vec<u8>) -> Arc<dyn BlockDevice> {
-    Arc::new(Sized(bytes, BlockSizes::CLASSIC))
+    Arc::new(AsDevice::new(bytes, BlockSizes::CLASSIC))
 }
 
 /// The survey of one disk of 512-byte sectors.

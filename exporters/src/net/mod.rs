@@ -1,5 +1,6 @@
 //! What the servers have in common: sockets, clients and their number, an orderly end, and threads for slow answers.
 
+mod clients;
 mod input;
 mod listen;
 mod pace;
@@ -8,6 +9,7 @@ mod server;
 mod transport;
 mod workers;
 
+pub use clients::Clients;
 pub(crate) use input::Input;
 pub use listen::{Address, Listener};
 pub(crate) use pace::Pace;

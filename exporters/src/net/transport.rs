@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, IoSlice, Read, Write},
-    net::{Shutdown, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
     os::{
         fd::{AsFd, BorrowedFd},
         unix::net::UnixStream,
@@ -46,6 +46,11 @@ pub trait Transport: Send + Sync {
     /// As [`send`](Self::send).
     fn send_file(&self, _run: &MappedRun<'_>) -> io::Result<Option<usize>> {
         Ok(None)
+    }
+
+    /// The address that the peer has connected to, where there is one.
+    fn local_address(&self) -> Option<SocketAddr> {
+        None
     }
 
     /// The moment at which everything has to be done; `None` for no such moment.
@@ -185,6 +190,13 @@ impl Transport for SocketTransport {
             Ok(0) | Err(Errno::INVAL | Errno::NOSYS | Errno::IO | Errno::OPNOTSUPP) => Ok(None),
             Ok(n) => Ok(Some(n)),
             Err(e) => Err(e.into()),
+        }
+    }
+
+    fn local_address(&self) -> Option<SocketAddr> {
+        match &self.socket {
+            Socket::Tcp(s) => s.local_addr().ok(),
+            Socket::Unix(_) => None,
         }
     }
 

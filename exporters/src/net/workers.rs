@@ -97,6 +97,31 @@ impl<J> Workers<J> {
         true
     }
 
+    /// Give a request to the workers, however many wait already, and start a thread for it when all are busy: for who
+    /// must not wait, and has a bound of its own. The request comes back when there is no thread at all.
+    pub(crate) fn enqueue(&self, job: J, spawn: &impl Fn() -> bool) -> Result<(), J> {
+        let mut state = self.state.lock();
+        if state.requests >= state.threads && state.threads < self.requests && spawn() {
+            state.threads += 1;
+        }
+        if state.threads == 0 {
+            return Err(job);
+        }
+        state.requests += 1;
+        state.queue.push_back((job, 0));
+        drop(state);
+        self.work.notify_one();
+        Ok(())
+    }
+
+    /// Wait until nobody works any more.
+    pub(crate) fn wait_idle(&self) {
+        let mut state = self.state.lock();
+        while state.requests > 0 && state.failure.is_none() {
+            self.finished.wait(&mut state);
+        }
+    }
+
     /// Give a request to a worker; there is a reservation of `bytes` for it.
     pub(crate) fn submit(&self, job: J, bytes: usize) {
         self.state.lock().queue.push_back((job, bytes));
@@ -118,7 +143,7 @@ impl<J> Workers<J> {
                 transport.close();
             }
             drop(state);
-            self.finished.notify_one();
+            self.finished.notify_all();
         }
     }
 

@@ -12,7 +12,7 @@ use blockdev::{ErrorKind, ReadAt};
 use quick_cache::sync::Cache;
 use vfs::{
     door::{EXECUTE, Identity, Place, Places, READ, Report, Totals, WRITE, permissions},
-    node::{Attributes, Changes, Node, OpenFile, Space},
+    node::{Attributes, Changes, Node, OpenFile, Space, WritableDir},
 };
 
 use super::{handle::Handle, protocol::Status, rpc::Credentials};
@@ -76,14 +76,6 @@ pub struct Export {
     verifier: AtomicU64,
 }
 
-/// The content of a file.
-pub(super) enum Content {
-    /// It never changes.
-    Fixed(Arc<dyn ReadAt>),
-    /// It can be changed.
-    Writable(OpenFile),
-}
-
 impl Export {
     /// Serve the directory `root`.
     ///
@@ -133,7 +125,7 @@ impl Export {
     /// The room where changes of `place` are kept, if it can be changed.
     pub(super) fn space(&self, place: &Arc<Place>) -> Result<Option<Space>, Status> {
         let dir = place.dir().or_else(|| place.parent().dir()).and_then(|dir| dir.writable());
-        dir.map(|dir| dir.space()).transpose().map_err(|e| self.status(&e))
+        dir.map(WritableDir::space).transpose().map_err(|e| self.status(&e))
     }
 
     /// The number by which clients tell this filesystem from others of this server.
@@ -201,17 +193,23 @@ impl Export {
         if self.allowed(place, attributes, who)? & wanted != 0 { Ok(()) } else { Err(Status::Access) }
     }
 
-    /// The content of a file. Whoever comes first opens it; the others wait.
-    pub(super) fn content(&self, place: &Place) -> Result<Content, Status> {
+    /// The content of a file that never changes. Whoever comes first opens it; the others wait.
+    pub(super) fn content(&self, place: &Place) -> Result<Arc<dyn ReadAt>, Status> {
         match place.node() {
-            Node::File(file) if file.changes().is_some() => self.open_file(place).map(Content::Writable),
             Node::File(file) => {
-                let content = self.contents.get_or_insert_with(&place.ino(), || file.open());
-                content.map(Content::Fixed).map_err(|e| self.status(&e))
+                self.contents.get_or_insert_with(&place.ino(), || file.open()).map_err(|e| self.status(&e))
             }
             Node::Dir(_) => Err(Status::IsDirectory),
             _ => Err(Status::Invalid),
         }
+    }
+
+    /// A file that can be changed, opened, and its attributes.
+    pub(super) fn changing(&self, place: &Place) -> Result<(OpenFile, Attributes), Status> {
+        let file = self.open_file(place)?;
+        let attributes = file.attributes().map_err(|e| self.status(&e))?;
+        // It is open here, and has no name any more.
+        if attributes.nlink == 0 { Err(Status::Stale) } else { Ok((file, attributes)) }
     }
 
     /// A file that can be changed, opened.

@@ -19,7 +19,6 @@
 //! **What is bounded.** Connections, calls and bytes in flight, the length of a request and of its parts, the nodes and
 //! open files that are remembered, the time a peer may leave a message half sent or half received: see [`Limits`].
 
-mod clients;
 mod export;
 mod handle;
 mod limits;
@@ -34,8 +33,8 @@ mod session;
 mod udp;
 mod xdr;
 
+pub use crate::net::Clients;
 pub use crate::net::{Address, Listener, Transport};
-pub use clients::Clients;
 pub use export::{Export, ExportOptions, Squash, TellTotals};
 pub use limits::Limits;
 pub use server::{Config, Server, Sockets, serve};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use vfs::{door::Place, node::is_name};
 
 use super::{
-    clients::Clients,
+    Clients,
     export::Export,
     protocol::{PATH_MAX, Status},
     rpc::{AUTH_SYS, Refusal},

@@ -10,8 +10,7 @@ use std::{
 use blockdev::Result;
 
 use super::{
-    clients::Clients, export::Export, limits::Limits, portmap::Ports, replies::Replies, session::Programs,
-    udp::Datagrams,
+    Clients, export::Export, limits::Limits, portmap::Ports, replies::Replies, session::Programs, udp::Datagrams,
 };
 use crate::net::{self, Address, Listener, Service, Transport};
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    clients::Clients,
+    Clients,
     export::Export,
     limits::Limits,
     mount,

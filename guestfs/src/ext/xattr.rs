@@ -176,7 +176,7 @@ fn check(volume: &Volume, number: u64, bytes: &[u8]) -> Result<()> {
 /// The value of `len` bytes that is the content of inode `number`, for the file `owner`.
 fn value_of(volume: &Arc<Volume>, owner: &Inode, number: u32, len: u32) -> Result<Vec<u8>> {
     let value = volume.inode(number)?;
-    if !value.is(inode::VALUE) || value.size(&volume.superblock)? != len.into() || len > VALUE_MAX {
+    if !value.is(inode::VALUE) || value.size(&volume.superblock)? != u64::from(len) || len > VALUE_MAX {
         return Err(owner.damaged(format_args!("inode {number} is not the value of its attribute")));
     }
     let bytes = Content::new(Map::new(Arc::clone(volume), &value), len.into()).read(VALUE_MAX.into())?;

@@ -1,5 +1,7 @@
 //! Which volume a Unix means by the name of a device.
 
+use blockdev::partitions::Volume;
+
 use super::Machine;
 
 /// The volume that `device` of a line of `fstab` means, by its index; `None` when it is none of those at hand.
@@ -43,7 +45,7 @@ pub fn find(machine: Machine<'_>, device: &[u8]) -> Option<usize> {
     }
 }
 
-fn position(machine: Machine<'_>, is: impl Fn(&blockdev::partitions::Volume) -> bool) -> Option<usize> {
+fn position(machine: Machine<'_>, is: impl Fn(&Volume) -> bool) -> Option<usize> {
     machine.volumes.iter().position(|(volume, _)| is(volume))
 }
 
@@ -64,8 +66,14 @@ fn tagged(machine: Machine<'_>, tag: &str, value: &str) -> Option<usize> {
     }
 }
 
-/// The device mapper's name of a logical volume: group and volume with a hyphen between them, their own hyphens doubled.
+/// The device mapper's name of an encrypted volume, as installers give it, or of a logical one: group and volume with a hyphen between them, their own hyphens doubled.
 fn mapped(machine: Machine<'_>, name: &str) -> Option<usize> {
+    if let Some(uuid) = name.strip_prefix("luks-") {
+        let is_it = |v: &Volume| v.encryption.as_ref().is_some_and(|e| e.uuid.as_deref() == Some(uuid));
+        if let Some(unlocked) = position(machine, is_it) {
+            return Some(unlocked);
+        }
+    }
     let bytes = name.as_bytes();
     let mut at = 0;
     while let Some(found) = bytes.get(at..)?.iter().position(|b| *b == b'-') {

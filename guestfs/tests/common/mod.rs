@@ -18,6 +18,7 @@ use blockdev::{
     BlockDevice, BlockSizes, Extent, MappedRun, ReadAt, Result,
     file::HostFile,
     images::{self, Disk, Units, gate::HostFolder},
+    layers::AsDevice,
     partitions::{Survey, survey},
 };
 use guestfs::{FileId, FileSystem, Kind};
@@ -125,30 +126,7 @@ pub fn device(path: &Path) -> Arc<dyn BlockDevice> {
 
 /// Bytes in memory as a disk.
 pub fn in_memory(bytes: Vec<u8>) -> Arc<dyn BlockDevice> {
-    Arc::new(Bytes(bytes))
-}
-
-struct Bytes<T>(T);
-
-impl<T: ReadAt> ReadAt for Bytes<T> {
-    fn size(&self) -> u64 {
-        self.0.size()
-    }
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
-        self.0.read_at(buf, offset)
-    }
-    fn extent_at(&self, offset: u64) -> Result<Option<Extent>> {
-        self.0.extent_at(offset)
-    }
-    fn map(&self, offset: u64, len: u64) -> Option<MappedRun<'_>> {
-        self.0.map(offset, len)
-    }
-}
-
-impl<T: ReadAt> BlockDevice for Bytes<T> {
-    fn block_sizes(&self) -> BlockSizes {
-        BlockSizes::CLASSIC
-    }
+    Arc::new(AsDevice::new(bytes, BlockSizes::CLASSIC))
 }
 
 /// All filesystems on `disks`, found as the program finds them.

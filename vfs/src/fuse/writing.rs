@@ -13,7 +13,9 @@ use super::{
     door::{BUFFER, Tree},
     handles::Content,
 };
-use crate::node::{Attributes, Create, Dir, Made, Node, OpenFile, SetAttributes, SetTime, Space, Time, WritableDir};
+use crate::node::{
+    Attributes, Changes, Create, Dir, Made, Node, OpenFile, SetAttributes, SetTime, Space, Time, WritableDir,
+};
 
 /// As in the kernel's interface.
 const O_EXCL: i32 = 0o200;
@@ -221,7 +223,7 @@ impl Tree {
 
     pub(super) fn sync_directory(&self, id: u64, reply: ReplyEmpty) {
         let dir = self.directory(id);
-        match dir.as_deref().and_then(Dir::writable).map_or(Ok(()), |dir| dir.sync()) {
+        match dir.as_deref().and_then(Dir::writable).map_or(Ok(()), Changes::sync) {
             Ok(()) => reply.ok(),
             Err(e) => reply.error(self.errno(&e)),
         }

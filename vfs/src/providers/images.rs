@@ -8,6 +8,7 @@ use std::{
 
 use blockdev::{
     Error, ReadAt, Result,
+    encrypted::Secrets,
     file::HostFile,
     images::{self, gate::HostFolder},
     ovf::Package,
@@ -21,12 +22,12 @@ use super::{
 };
 use crate::node::Time;
 
-/// The folder `images` with the images at `paths`.
+/// The folder `images` with the images at `paths`, whose encrypted volumes `secrets` may open.
 ///
 /// # Errors
 ///
 /// When one of them is not there.
-pub fn folder(paths: &[PathBuf]) -> Result<Folder> {
+pub fn folder(paths: &[PathBuf], secrets: &Arc<Secrets>) -> Result<Folder> {
     let mut taken = BTreeSet::new();
     let mut found = Vec::new();
     for path in paths {
@@ -58,7 +59,7 @@ pub fn folder(paths: &[PathBuf]) -> Result<Folder> {
         |s: &Source| Some((s.name.clone(), Arc::clone(&s.disks.first().filter(|_| s.disks.len() == 1)?.image)));
     let all = Arc::new(found.iter().filter_map(single).collect());
     let newest = found.iter().map(|s| s.time).max().unwrap_or_default();
-    let children = found.into_iter().map(|source| source.shown(&all)).collect();
+    let children = found.into_iter().map(|source| source.shown(&all, secrets)).collect();
     Ok(Folder::of(ino(&[b"images"]), newest, children))
 }
 
@@ -71,18 +72,18 @@ struct Source {
 }
 
 impl Source {
-    fn shown(self, all: &Arc<Vec<NamedDisk>>) -> Child {
+    fn shown(self, all: &Arc<Vec<NamedDisk>>, secrets: &Arc<Secrets>) -> Child {
         let Self { name, identity, time, disks } = self;
         let named = |(number, disk): (usize, &Subject)| (format!("disk{number}"), Arc::clone(&disk.image));
         let files = match disks.as_slice() {
             // An image's only disk has the image's name where volumes lie on several images.
             [only] => {
                 let own = vec![(name.clone(), Arc::clone(&only.image))];
-                files::folder(Guest::new(own, Arc::clone(all), identity.clone(), time), false)
+                files::folder(Guest::new(own, Arc::clone(all), identity.clone(), time, secrets), false)
             }
             several => {
                 let own = several.iter().enumerate().map(named).collect();
-                files::folder(Guest::new(own, Arc::default(), identity.clone(), time), true)
+                files::folder(Guest::new(own, Arc::default(), identity.clone(), time, secrets), true)
             }
         };
         let shown =

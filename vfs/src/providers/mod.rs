@@ -18,7 +18,7 @@ mod stored;
 
 use std::{ops::ControlFlow, path::PathBuf, sync::Arc};
 
-use blockdev::Result;
+use blockdev::{Result, encrypted::Secrets};
 use volreader::archive::Archive;
 
 use crate::node::{Attributes, Dir, Entry, Inode, Kind, Node, Time, Xattr};
@@ -33,6 +33,8 @@ pub struct Sources {
     pub archive: Option<Arc<Archive>>,
     /// Disk images outside any backup.
     pub images: Vec<PathBuf>,
+    /// What encrypted volumes of guests are opened with.
+    pub secrets: Arc<Secrets>,
 }
 
 /// A tree, and what its providers know beyond it.
@@ -56,14 +58,14 @@ pub fn tree(sources: &Sources) -> Result<Tree> {
         let shared = stored::Shared::new(archive);
         since = shared.since();
         let points = points::PointSet::new(&shared);
-        let all = machines::Machines::new(Arc::clone(&points));
+        let all = machines::Machines::new(Arc::clone(&points), &sources.secrets);
         tops.push((b"jobs", Arc::new(jobs::Jobs::new(Arc::clone(&shared)))));
         tops.push((b"clients", Arc::new(clients::Clients::new(points))));
         tops.push((b"machines", Arc::clone(&all) as Arc<dyn Dir>));
         machines = Some(all);
     }
     if !sources.images.is_empty() {
-        let images = images::folder(&sources.images)?;
+        let images = images::folder(&sources.images, &sources.secrets)?;
         since = since.max(images.attributes()?.mtime);
         tops.push((b"images", Arc::new(images)));
     }

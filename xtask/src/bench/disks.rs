@@ -1,15 +1,10 @@
 //! Disks: served by NBD, converted. What is inside a volume against what the peers do with the equal raw file.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
-
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
 use super::fixtures::Kind;
 use super::groups::Bench;
+use super::server::{At, Server};
 use super::table::Table;
 use crate::cmd::{self, quoted};
 
@@ -23,55 +18,6 @@ const PATTERNS: [(&str, &str, bool); 4] = [
     ("random 4 KiB, depth 1", "--rw=randread --bs=4k --iodepth=1", false),
     ("random 4 KiB, depth 32", "--rw=randread --bs=4k --iodepth=32", false),
 ];
-
-/// A server at a Unix socket; ended when dropped.
-struct Server {
-    child: Child,
-    socket: PathBuf,
-}
-
-impl Server {
-    fn start(line: &str, socket: &Path) -> Result<Self> {
-        let _was_there = std::fs::remove_file(socket);
-        let child = Command::new("sh").args(["-c", &format!("exec {line} >/dev/null")]).stdin(Stdio::null()).spawn()?;
-        let mut server = Self { child, socket: socket.to_owned() };
-        let start = Instant::now();
-        while !server.socket.exists() {
-            if let Some(status) = server.child.try_wait()? {
-                bail!("{status}: {line}");
-            }
-            if start.elapsed() > Duration::from_secs(60) {
-                bail!("no socket after a minute: {line}");
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        Ok(server)
-    }
-
-    /// Seconds of processor time so far, and the largest resident set in bytes.
-    fn cost(&self) -> (f64, u64) {
-        let read =
-            |what: &str| std::fs::read_to_string(format!("/proc/{}/{what}", self.child.id())).unwrap_or_default();
-        let stat = read("stat");
-        let ticks: u64 = stat
-            .rsplit(") ")
-            .next()
-            .map_or(0, |rest| rest.split(' ').skip(11).take(2).filter_map(|n| n.parse::<u64>().ok()).sum());
-        let peak = read("status")
-            .lines()
-            .find_map(|l| l.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok())
-            .unwrap_or(0);
-        (ticks as f64 / 100.0, peak << 10)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _gone = kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM);
-        let _gone = self.child.wait();
-        let _gone = std::fs::remove_file(&self.socket);
-    }
-}
 
 /// Reading a disk over NBD: the disk inside the volume, and the raw file served by the peers.
 pub fn nbd(bench: &Bench) -> Result<Vec<Table>> {
@@ -95,7 +41,7 @@ pub fn nbd(bench: &Bench) -> Result<Vec<Table>> {
     ];
     let mut running = Vec::new();
     for (what, name, line, export) in &servers {
-        running.push((what, line, export, Server::start(line, &socket(name))?));
+        running.push((what, line, export, Server::start(line, At::Socket(socket(name)))?));
     }
     let mut tables = Vec::new();
     for (pattern, words, is_bandwidth) in PATTERNS {
@@ -127,7 +73,7 @@ pub fn nbd(bench: &Bench) -> Result<Vec<Table>> {
 
 /// Bytes a second, and the server's CPU seconds per GiB.
 fn measure(server: &Server, export: &str, words: &str) -> Result<(f64, f64)> {
-    let uri = format!("nbd+unix:///{export}?socket={}", server.socket.display());
+    let uri = format!("nbd+unix:///{export}?socket={}", server.at);
     let line = format!(
         "fio --name=x --ioengine=nbd '--uri={uri}' {words} --size=3g --runtime={SECONDS} --time_based --randrepeat=1 \
          --output-format=json"

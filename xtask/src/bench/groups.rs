@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use super::disks;
 use super::fixtures::{Fixture, Fixtures, Kind};
 use super::guests;
+use super::iscsi;
 use super::lab::Lab;
 use super::measure;
 use super::nfs;
@@ -16,7 +17,7 @@ use crate::cmd::{self, quoted};
 use crate::mounted::Mounted;
 
 /// The groups, by the name that selects them.
-pub const GROUPS: [(&str, Group); 10] = [
+pub const GROUPS: [(&str, Group); 11] = [
     ("list", list),
     ("first-byte", first_byte),
     ("sequential", sequential),
@@ -25,6 +26,7 @@ pub const GROUPS: [(&str, Group); 10] = [
     ("library", library),
     ("nbd", disks::nbd),
     ("nfs", nfs::nfs),
+    ("iscsi", iscsi::iscsi),
     ("convert", disks::convert),
     ("guests", guests::guests),
 ];

@@ -8,11 +8,13 @@ mod disks;
 mod fixtures;
 mod groups;
 mod guests;
+mod iscsi;
 mod lab;
 pub mod measure;
 mod minimal_catalog;
 mod nfs;
 pub mod nfs_load;
+mod server;
 mod synthetic;
 mod table;
 
@@ -28,7 +30,7 @@ use groups::{Bench, GROUPS};
 /// What to measure and how.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// Groups to measure (list, first-byte, sequential, fuse, extract, library, nbd, nfs, convert, guests); all if none is named
+    /// Groups to measure (list, first-byte, sequential, fuse, extract, library, nbd, iscsi, nfs, convert, guests); all if none is named
     names: Vec<String>,
     /// Where the benchmark volumes are, or will be made: about 25 GiB [default: target/bench]
     #[arg(long)]

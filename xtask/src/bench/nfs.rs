@@ -66,11 +66,11 @@ pub fn nfs(bench: &Bench) -> Result<Vec<Table>> {
     ];
     let load = quoted(&std::env::current_exe()?.to_string_lossy());
     let mut script = format!(
-        "set -e; ip link set lo up; mount -t tmpfs none /run; rm -rf {datastore}; rpcbind -f & sleep 1\n\
-         trap 'kill $(jobs -p)' EXIT\n"
+        "set -e; ip link set lo up; mount -t tmpfs none /run; mkdir -p /run/ganesha; rm -rf {datastore}; rpcbind -f & p=$!; sleep 1\n\
+         trap 'kill $p' EXIT\n"
     );
     for (_, line, place) in &servers {
-        script.push_str(&format!("{line} >/dev/null &\n"));
+        script.push_str(&format!("{line} >/dev/null & p=\"$p $!\"\n"));
         let probe = format!("{load} nfs-load {place} --block 4096 --depth 1 --seconds 0 >/dev/null 2>&1");
         script.push_str(&format!("for n in $(seq 600); do {probe} && break; sleep 0.1; done\n"));
     }

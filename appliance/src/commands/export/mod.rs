@@ -1,6 +1,8 @@
 //! `revenant export`: disks and files served by a network protocol until the program is ended.
 
 mod datastore;
+mod disks;
+mod iscsi;
 mod nbd;
 mod nfs;
 mod smb;
@@ -18,6 +20,7 @@ const GRACE: Duration = Duration::from_secs(10);
 pub fn run(cli: &Cli, protocol: &Protocol) -> Result<u8> {
     match protocol {
         Protocol::Nbd { paths, options } => nbd::run(cli, paths, options),
+        Protocol::Iscsi { paths, options } => iscsi::run(cli, paths, options),
         Protocol::Nfs { path, options } => nfs::run(cli, path.as_deref(), options),
         Protocol::Smb { path, options } => smb::run(cli, path.as_deref(), options),
     }

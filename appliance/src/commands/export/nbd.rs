@@ -8,17 +8,13 @@ use std::{
     sync::Arc,
 };
 
-use blockdev::{
-    BlockDevice, Error, ReadAt, Result,
-    images::Disk,
-    overlay::{self, Overlay},
-};
+use blockdev::{BlockDevice, Error, ReadAt, Result, images::Disk};
 use exporters::nbd::{self, ChangedBlocks, ChangedRun, Config, Export, Exports, Limits, Listener, Tls, TlsMode};
 use serde_json::json;
 
 use super::{
     super::source::{DiskSource, Disks},
-    GRACE, signals,
+    GRACE, disks, signals,
 };
 use crate::{
     cli::{Cli, NbdOptions},
@@ -27,17 +23,7 @@ use crate::{
 
 pub fn run(cli: &Cli, paths: &[OsString], options: &NbdOptions) -> Result<u8> {
     let disks = Disks::new(cli);
-    let format = options.format.as_deref().map(str::parse).transpose()?;
-    let mut sources = Vec::new();
-    for path in paths {
-        sources.extend(disks.several(path, format)?);
-    }
-    let is_folder = |path: &PathBuf| path.is_dir();
-    if sources.len() > 1 && options.overlay.as_ref().is_some_and(|o| !is_folder(o)) {
-        return Err(Error::invalid(
-            "there are several disks: --overlay has to name a folder, in which each gets a file",
-        ));
-    }
+    let sources = disks::all(&disks, paths, options.format.as_deref(), options.overlay.as_deref())?;
     if let (Some(_), false) = (&options.name, sources.len() == 1) {
         return Err(Error::invalid(
             "--name names one disk, and there are several; without it they are named themselves",
@@ -51,7 +37,10 @@ pub fn run(cli: &Cli, paths: &[OsString], options: &NbdOptions) -> Result<u8> {
         let mut export = Export::new(
             name.clone(),
             match &options.overlay {
-                Some(path) => nbd::Disk::Writable(Arc::new(overlay(path, &name, source, disk, options.overlay_quota)?)),
+                Some(path) => {
+                    let path = disks::overlay_path(path, &name);
+                    nbd::Disk::Writable(Arc::new(disks::overlay(&path, source, disk, options.overlay_quota)?))
+                }
                 None => nbd::Disk::ReadOnly(disk),
             },
         );
@@ -74,21 +63,6 @@ pub fn run(cli: &Cli, paths: &[OsString], options: &NbdOptions) -> Result<u8> {
     signals.forever().next();
     server.shutdown(GRACE)?;
     Ok(0)
-}
-
-/// The overlay `path` over a disk, or in the folder `path` the one of the export's name; made if it is not there.
-fn overlay(
-    path: &Path,
-    name: &str,
-    source: &DiskSource,
-    disk: Arc<dyn BlockDevice>,
-    quota: Option<u64>,
-) -> Result<Overlay> {
-    let in_folder = || path.join(format!("{}.qcow2", name.replace('/', "_")));
-    let path = if path.is_dir() { in_folder() } else { path.to_owned() };
-    let mut settings = overlay::Options::new(String::from_utf8_lossy(&source.identity));
-    settings.quota = quota;
-    if path.exists() { Overlay::open(&path, disk, &settings) } else { Overlay::create(&path, disk, &settings) }
 }
 
 /// What changed since the image that the topmost one was made on.

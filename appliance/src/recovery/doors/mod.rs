@@ -1,5 +1,6 @@
 //! The doors of a session, one module each.
 
+pub mod iscsi;
 pub mod nbd;
 mod nfs;
 
@@ -40,6 +41,7 @@ pub fn open(record: &Record, folder: &Path, disks: &[LiveDisk]) -> Result<Vec<Bo
     let own = nbd::open(record, folder, disks)?;
     match record.door {
         Door::Nbd => Ok(vec![own]),
+        Door::Iscsi => Ok(vec![own, iscsi::open(record, folder, disks)?]),
         Door::Nfs => Ok(vec![own, nfs::open(record, folder, disks)?]),
         other => Err(Error::unsupported(format!("sessions through {other:?} are not there yet"))),
     }

@@ -71,6 +71,12 @@ impl FsKind {
         }
     }
 
+    /// Whether what it holds is encrypted.
+    #[must_use]
+    pub const fn is_encrypted(self) -> bool {
+        matches!(self, Self::Luks1 | Self::Luks2 | Self::BitLocker)
+    }
+
     /// Whether it is one part of something that other parts belong to: it holds no files by itself.
     #[must_use]
     pub const fn is_member(self) -> bool {
@@ -134,7 +140,7 @@ struct Signature {
 const HEAD: usize = 0x1_1000;
 
 /// The kinds that a glance at their superblock tells. Containers come first: what lies in them may show through.
-const SIGNATURES: [Signature; 8] = [
+const SIGNATURES: [Signature; 9] = [
     Signature {
         kind: FsKind::Luks1,
         magic: &[(0, b"LUKS\xba\xbe\x00\x01")],
@@ -148,6 +154,13 @@ const SIGNATURES: [Signature; 8] = [
         uuid: Field::Text(168, 40),
     },
     Signature { kind: FsKind::BitLocker, magic: &[(3, b"-FVE-FS-")], label: Field::No, uuid: Field::No },
+    // "To Go": in front of it is a small FAT with a program that reads it.
+    Signature {
+        kind: FsKind::BitLocker,
+        magic: &[(3, b"MSWIN4.1"), (424, b"\x3b\xd6\x67\x49\x29\x2e\xd8\x4a\x83\x99\xf6\xa3\x39\xe3\xd0\x01")],
+        label: Field::No,
+        uuid: Field::No,
+    },
     Signature { kind: FsKind::Refs, magic: &[(3, b"ReFS\0\0\0\0"), (16, b"FSRS")], label: Field::No, uuid: Field::No },
     Signature { kind: FsKind::Squashfs, magic: &[(0, b"hsqs")], label: Field::No, uuid: Field::No },
     Signature { kind: FsKind::Xfs, magic: &[(0, b"XFSB")], label: Field::Text(108, 12), uuid: Field::Uuid(32) },

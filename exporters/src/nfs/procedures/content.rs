@@ -1,18 +1,28 @@
 //! READ: from the tree straight into the message.
 
+use std::sync::Arc;
+
+use blockdev::ReadAt;
 use vfs::{
     door::{EXECUTE, READ, read_whole, readable},
-    node::{Attributes, OpenFile},
+    node::{Attributes, Node, OpenFile},
 };
 
 use super::{
     super::{
-        export::Content,
         protocol::Status,
         xdr::{Decoder, Garbage, opaque_len},
     },
     Work,
 };
+
+/// The content of a file.
+enum Content {
+    /// It never changes.
+    Fixed(Arc<dyn ReadAt>),
+    /// It can be changed.
+    Changing(OpenFile),
+}
 
 impl Work<'_> {
     pub(super) fn read(&mut self, mut arguments: Decoder<'_>) -> Result<(), Garbage> {
@@ -23,7 +33,7 @@ impl Work<'_> {
         let read = self.readable(handle).and_then(|(attributes, content)| {
             let content = match content {
                 Content::Fixed(content) => content,
-                Content::Writable(file) => return self.read_changing(&file, offset, count),
+                Content::Changing(file) => return self.read_changing(&file, &attributes, offset, count),
             };
             let len = readable(content.as_ref(), offset, count);
             self.status(Status::Ok);
@@ -41,12 +51,17 @@ impl Work<'_> {
     }
 
     /// Read what others may change meanwhile: it may be shorter than it was a moment ago.
-    fn read_changing(&mut self, file: &OpenFile, offset: u64, count: usize) -> Result<(), Status> {
-        let attributes = file.attributes().map_err(|e| self.export.status(&e))?;
+    fn read_changing(
+        &mut self,
+        file: &OpenFile,
+        attributes: &Attributes,
+        offset: u64,
+        count: usize,
+    ) -> Result<(), Status> {
         let left = attributes.size.saturating_sub(offset);
         let len = count.min(usize::try_from(left).unwrap_or(usize::MAX));
         self.status(Status::Ok);
-        self.optional_attributes(Some(&attributes));
+        self.optional_attributes(Some(attributes));
         let at = self.out.len();
         self.out.u32(u32::try_from(len).unwrap_or(u32::MAX));
         self.out.bool(len as u64 == left);
@@ -63,12 +78,24 @@ impl Work<'_> {
     }
 
     fn readable(&self, handle: &[u8]) -> Result<(Attributes, Content), Status> {
-        let (place, attributes) = self.found(handle)?;
+        let place = self.export.find(handle)?;
+        let changing = match place.node() {
+            Node::File(file) if file.changes().is_some() => Some(self.export.changing(&place)?),
+            _ => None,
+        };
+        let (attributes, opened) = match changing {
+            Some((file, attributes)) => (attributes, Some(Content::Changing(file))),
+            None => (self.export.attributes_now(&place)?, None),
+        };
         // The client cannot tell reading a program from running it; and its owner may have opened the file while that
         // was allowed (RFC 1813, section 4.4).
         if attributes.uid != self.call.credentials.uid {
             self.export.require(&place, &attributes, &self.call.credentials, READ | EXECUTE)?;
         }
-        Ok((attributes, self.export.content(&place)?))
+        let content = match opened {
+            Some(content) => content,
+            None => Content::Fixed(self.export.content(&place)?),
+        };
+        Ok((attributes, content))
     }
 }

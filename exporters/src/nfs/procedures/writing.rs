@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use vfs::{
     door::{Place, WRITE},
-    node::{Attributes, Changes, Node, OpenFile, SetAttributes, SetTime, Stamp, Time, Update},
+    node::{Attributes, Changes, OpenFile, SetAttributes, SetTime, Stamp, Time, Update},
 };
 
 use super::{
@@ -142,13 +142,8 @@ impl Work<'_> {
     /// A file that can be changed, opened, with its attributes.
     fn opened(&self, handle: &[u8]) -> Result<(OpenFile, Attributes, Arc<Place>), Status> {
         let place = self.export.find(handle)?;
-        if matches!(place.node(), Node::Dir(_)) {
-            return Err(Status::IsDirectory);
-        }
-        let file = self.export.open_file(&place)?;
-        let attributes = file.attributes().map_err(|e| self.export.status(&e))?;
-        // It is open here, and has no name any more.
-        if attributes.nlink == 0 { Err(Status::Stale) } else { Ok((file, attributes, place)) }
+        let (file, attributes) = self.export.changing(&place)?;
+        Ok((file, attributes, place))
     }
 
     /// Fail unless the caller may write. The owner may have opened the file while that was allowed (RFC 1813, section 4.4).

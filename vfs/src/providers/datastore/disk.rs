@@ -58,7 +58,7 @@ impl ReadAt for Roomy {
         if offset < self.content.size() {
             return self.content.extent_at(offset);
         }
-        Ok((offset < self.size).then(|| Extent { range: offset..self.size, kind: ExtentKind::Hole }))
+        Ok((offset < self.size).then_some(Extent { range: offset..self.size, kind: ExtentKind::Hole }))
     }
 
     fn map(&self, offset: u64, len: u64) -> Option<MappedRun<'_>> {
@@ -323,7 +323,7 @@ impl ReadAt for Fixed {
     }
 
     fn extent_at(&self, offset: u64) -> Result<Option<Extent>> {
-        Ok((offset < self.size).then(|| Extent { range: offset..self.size, kind: ExtentKind::Data }))
+        Ok((offset < self.size).then_some(Extent { range: offset..self.size, kind: ExtentKind::Data }))
     }
 
     fn map(&self, _offset: u64, _len: u64) -> Option<MappedRun<'_>> {

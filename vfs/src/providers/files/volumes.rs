@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use blockdev::{
     BlockDevice, Result,
+    encrypted::Secrets,
     images::Disk,
     partitions::{self, Survey, Volume},
 };
@@ -32,6 +33,8 @@ pub struct Guest {
     /// Stands for this machine at this time, and for no other.
     identity: Vec<u8>,
     time: Time,
+    /// What encrypted volumes are opened with.
+    secrets: Arc<Secrets>,
     /// Whoever comes first looks; the others wait. A failure is not kept.
     volumes: Mutex<Option<Arc<Volumes>>>,
 }
@@ -57,9 +60,16 @@ pub struct Shown {
 }
 
 impl Guest {
-    /// The machine of `disks`.
-    pub fn new(disks: Vec<NamedDisk>, company: Arc<Vec<NamedDisk>>, identity: Vec<u8>, time: Time) -> Arc<Self> {
-        Arc::new(Self { disks, company, identity, time, volumes: Mutex::new(None) })
+    /// The machine of `disks`, whose encrypted volumes `secrets` may open.
+    pub fn new(
+        disks: Vec<NamedDisk>,
+        company: Arc<Vec<NamedDisk>>,
+        identity: Vec<u8>,
+        time: Time,
+        secrets: &Arc<Secrets>,
+    ) -> Arc<Self> {
+        let secrets = Arc::clone(secrets);
+        Arc::new(Self { disks, company, identity, time, secrets, volumes: Mutex::new(None) })
     }
 
     /// The names of its disks.
@@ -97,12 +107,12 @@ impl Guest {
             return Ok(Arc::clone(volumes));
         }
         let own = opened(&self.disks);
-        let mut survey = partitions::survey(&own);
+        let mut survey = partitions::survey_with(&own, &self.secrets);
         if is_part(&survey) {
             let others = self.company.iter().filter(|(name, _)| !self.disks().any(|own| own == name));
             let others: Vec<_> = others.take(COMPANY_MAX).cloned().collect();
             if !others.is_empty() {
-                survey = partitions::survey(&[own, opened(&others)].concat());
+                survey = partitions::survey_with(&[own, opened(&others)].concat(), &self.secrets);
             }
         }
         let found = guestfs::find(&survey.volumes);

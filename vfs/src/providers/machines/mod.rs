@@ -14,7 +14,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use blockdev::Result;
+use blockdev::{Result, encrypted::Secrets};
 use volreader::block::Session;
 
 pub use self::discover::Path;
@@ -63,11 +63,13 @@ pub struct Machines {
     found: Mutex<Option<(u64, Arc<AllMachines>)>>,
     /// Folders with images in them, by job: a job is looked through once.
     searched: Mutex<HashMap<Session, Arc<Vec<Path>>>>,
+    secrets: Arc<Secrets>,
 }
 
 impl Machines {
-    pub(super) fn new(points: Arc<PointSet>) -> Arc<Self> {
-        Arc::new(Self { points, found: Mutex::new(None), searched: Mutex::default() })
+    pub(super) fn new(points: Arc<PointSet>, secrets: &Arc<Secrets>) -> Arc<Self> {
+        let secrets = Arc::clone(secrets);
+        Arc::new(Self { points, found: Mutex::new(None), searched: Mutex::default(), secrets })
     }
 
     /// All machines and their points.
@@ -115,7 +117,8 @@ impl Machines {
         let children = points.iter().map(|point| {
             let ino = ino(&[b"machine", name.as_bytes(), point.time.as_bytes()]);
             let (time, name, shown) = (Time { seconds: point.seconds, nanos: 0 }, name.to_owned(), Arc::clone(point));
-            let contents = Folder::lazy(ino, time, move || Ok(shown.contents(&name)));
+            let secrets = Arc::clone(&self.secrets);
+            let contents = Folder::lazy(ino, time, move || Ok(shown.contents(&name, &secrets)));
             Child::folder(point.time.as_str(), contents)
         });
         let ino = ino(&[b"machine", name.as_bytes()]);
@@ -125,13 +128,13 @@ impl Machines {
 
 impl MachinePoint {
     /// What is in the folder of the point.
-    fn contents(&self, machine: &str) -> Vec<Child> {
+    fn contents(&self, machine: &str, secrets: &Arc<Secrets>) -> Vec<Child> {
         let time = Time { seconds: self.seconds, nanos: 0 };
         let key = [machine.as_bytes(), b"\0", self.time.as_bytes()].concat();
         let disks = self.disks.iter().flat_map(|d| faces(&d.name, &d.subject)).collect();
         let description = description::file(self, machine, ino(&[b"machine.json", &key]), time);
         let named = self.disks.iter().map(|d| (d.name.clone(), Arc::clone(&d.subject.image))).collect();
-        let files = files::folder(Guest::new(named, Arc::default(), key.clone(), time), true);
+        let files = files::folder(Guest::new(named, Arc::default(), key.clone(), time, secrets), true);
         vec![Child::folder("disks", Folder::of(ino(&[b"disks", &key]), time, disks)), files, description]
     }
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use blockdev::{Error, Result};
 use ipnet::IpNet;
 
-use crate::net::Address;
+use super::Address;
 
 /// Ports that only root may use, on machines where that means something.
 const PRIVILEGED: u16 = 1024;
@@ -36,7 +36,7 @@ impl Clients {
     }
 
     /// The networks as text; empty when all machines may connect.
-    pub(super) fn names(&self) -> impl Iterator<Item = String> {
+    pub(crate) fn names(&self) -> impl Iterator<Item = String> {
         self.networks.iter().map(|net| match net.prefix_len() == net.max_prefix_len() {
             true => net.addr().to_string(),
             false => net.to_string(),
@@ -44,7 +44,7 @@ impl Clients {
     }
 
     /// Whether `peer` may connect; otherwise why not.
-    pub(super) fn admits(&self, peer: &Address) -> std::result::Result<(), String> {
+    pub(crate) fn admits(&self, peer: &Address) -> std::result::Result<(), String> {
         // Who can open a socket file was let in by its permissions.
         let Address::Tcp(peer) = peer else { return Ok(()) };
         // An IPv4 client of an IPv6 socket.

@@ -57,7 +57,9 @@ pub fn native(cli: &Cli, paths: &[OsString], format: Option<&str>, kind: &str) -
     let mut out = output::stdout();
     for path in paths {
         let found = machine::find(&disks, path, format, &secrets)?;
-        let file = |source: &DiskSource| format!("{}.{}", machine::disk_name(source), kind.disk_extension());
+        let file = |source: &DiskSource| {
+            format!("{}{}.{}", kind.disk_folder(), machine::disk_name(source), kind.disk_extension())
+        };
         let files: Vec<String> = found.sources.iter().map(file).collect();
         let config = native::write(kind, &found.machine, &files)?;
         config.notes.iter().for_each(|note| output::note(note));

@@ -92,6 +92,33 @@ pub struct Metadata {
     pub created: Option<Time>,
 }
 
+impl Metadata {
+    /// That of a file in a family without owners and modes: its size and times are to be filled in.
+    pub(crate) fn without_owner(kind: Kind, is_read_only: bool) -> Self {
+        let permissions = match kind {
+            Kind::Dir => 0o755,
+            Kind::Symlink => 0o777,
+            _ if is_read_only => 0o444,
+            _ => 0o644,
+        };
+        let time = Time::default();
+        Self {
+            kind,
+            permissions,
+            nlink: 1,
+            uid: 0,
+            gid: 0,
+            rdev: (0, 0),
+            size: 0,
+            allocated: 0,
+            accessed: time,
+            modified: time,
+            changed: time,
+            created: None,
+        }
+    }
+}
+
 /// One line of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DirEntry {

@@ -31,6 +31,7 @@ pub mod os;
 mod patched;
 mod refs;
 pub mod resolve;
+mod windows;
 mod xfs;
 mod zfs;
 

@@ -9,7 +9,7 @@ use std::{
     os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
@@ -396,4 +396,115 @@ fn an_encrypted_volume_opens_with_its_passphrase() {
     let volume = &inspected["volumes"][0];
     assert_eq!((&volume["encryption"]["kind"], &volume["filesystem"]), (&Value::from("luks2"), &Value::from("ext4")));
     assert_eq!(volume["encryption"]["locked"], Value::Null);
+}
+
+/// Streams of directories come out as those of files do: beside them, in a folder and in an archive.
+#[test]
+fn streams_of_directories_are_restored() {
+    if !is_root() || !Path::new("/dev/fuse").exists() || Command::new("ntfs-3g").arg("--version").output().is_err() {
+        println!("SKIPPED: making NTFS volumes needs root, FUSE and ntfs-3g");
+        return;
+    }
+    let folder = temp();
+    let [image, place, out] = ["ntfs.raw", "mounted", "out"].map(|name| folder.path().join(name));
+    fs::File::create(&image).expect("an image").set_len(16 << 20).expect("its size");
+    fs::create_dir(&place).expect("a place");
+    tool("mkntfs", &["-q", "-F", "-f", shown(&image)]);
+    tool("ntfs-3g", &["-o", "streams_interface=xattr", shown(&image), shown(&place)]);
+    fs::create_dir_all(place.join("dir/sub")).expect("directories");
+    fs::write(place.join("dir/file"), "content").expect("a file");
+    for (path, value) in [("dir", "of a directory"), ("dir/sub", "of one in it"), ("dir/file", "of a file")] {
+        tool("setfattr", &["-n", "user.note", "-v", value, shown(&place.join(path))]);
+    }
+    tool("umount", &[shown(&place)]);
+    let run = |args: &[&str]| {
+        let mut command = bare(["--image", shown(&image)]);
+        command.args(args);
+        run_within(&mut command, LIMIT).good()
+    };
+    let root = "images/ntfs.raw/files/whole";
+    run(&["extract", root, "-o", shown(&out)]);
+    for (path, value) in
+        [("dir:note", "of a directory"), ("dir/sub:note", "of one in it"), ("dir/file:note", "of a file")]
+    {
+        assert_eq!(fs::read_to_string(out.join(path)).unwrap_or_else(|e| panic!("{path}: {e}")), value);
+    }
+    assert!(out.join("dir/sub").is_dir() && out.join("dir/file").is_file());
+    let archive = folder.path().join("all.tar");
+    fs::write(&archive, run(&["extract", root, "-o", "-"]).stdout).expect("an archive");
+    let listed = Command::new("tar").args(["-tf", shown(&archive)]).output().expect("tar");
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    for name in ["dir:note", "dir/sub:note", "dir/file:note", "dir/file"] {
+        assert!(listed.lines().any(|line| line == name), "{name} is not in {listed}");
+    }
+}
+
+/// The most memory that the program had while it did `args`, in bytes.
+fn peak(image: &Path, args: &[&str]) -> u64 {
+    let mut command = bare(["--image", shown(image)]);
+    let mut child = command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("the program");
+    let status = PathBuf::from(format!("/proc/{}/status", child.id()));
+    let (start, mut peak) = (Instant::now(), 0);
+    // It only grows, so the last look before the end is near the truth.
+    let ended = loop {
+        let of_line = |line: &str| line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse::<u64>().ok();
+        let found = fs::read_to_string(&status).ok().and_then(|text| text.lines().find_map(of_line));
+        peak = peak.max(found.unwrap_or(0) << 10);
+        if let Some(ended) = child.try_wait().expect("waiting") {
+            break ended;
+        }
+        if start.elapsed() > LIMIT {
+            child.kill().and_then(|()| child.wait()).expect("stopped");
+            panic!("{args:?} takes more than {LIMIT:?}");
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    };
+    assert!(ended.success() && peak > 0, "{args:?}: {ended}");
+    peak
+}
+
+/// Bound for the memory of a walk over a large volume.
+const PEAK_MAX: u64 = 128 << 20;
+
+/// A volume of 200 GiB, sparse, with some thousand files: what is kept of it in memory does not grow with it.
+#[test]
+fn large_volumes_take_little_memory() {
+    let folder = temp();
+    let files = folder.path().join("files");
+    fs::create_dir(&files).expect("a folder");
+    for number in 0..3000 {
+        fs::write(files.join(format!("file-{number}")), format!("content {number}\n")).expect("a file");
+    }
+    let large = |name: &str| {
+        let image = folder.path().join(name);
+        fs::File::create(&image).expect("an image").set_len(200 << 30).expect("its size");
+        image
+    };
+    if Command::new("mkfs.ext4").arg("-V").output().is_ok() {
+        let image = large("ext4.raw");
+        tool(
+            "mkfs.ext4",
+            &["-q", "-F", "-E", "lazy_itable_init=1,lazy_journal_init=1", "-d", shown(&files), shown(&image)],
+        );
+        assert_walk(&image, folder.path());
+    }
+    if Command::new("mkntfs").arg("-V").output().is_ok() && is_root() && Path::new("/dev/fuse").exists() {
+        let (image, place) = (large("ntfs.raw"), folder.path().join("mounted"));
+        fs::create_dir(&place).expect("a place");
+        tool("mkntfs", &["-q", "-F", "-f", shown(&image)]);
+        tool("ntfs-3g", &[shown(&image), shown(&place)]);
+        tool("cp", &["-r", &format!("{}/.", shown(&files)), shown(&place)]);
+        tool("umount", &[shown(&place)]);
+        assert_walk(&image, folder.path());
+    }
+}
+
+fn assert_walk(image: &Path, folder: &Path) {
+    let name = image.file_name().and_then(|name| name.to_str()).expect("a name");
+    let (root, out) = (format!("images/{name}/files/whole"), folder.join(format!("{name}.out")));
+    let listing = peak(image, &["ls", "-R", &root]);
+    let extraction = peak(image, &["extract", &root, "-o", shown(&out)]);
+    println!("{name}: {} MiB to list it, {} MiB to extract it", listing >> 20, extraction >> 20);
+    assert!(listing < PEAK_MAX && extraction < PEAK_MAX, "{name}: {listing} and {extraction} bytes");
+    assert_eq!(fs::read_to_string(out.join("file-2999")).expect("restored"), "content 2999\n");
 }

@@ -68,6 +68,33 @@ pub struct Attributes {
     pub ctime: Time,
 }
 
+impl Attributes {
+    /// Those of a directory of root's that everybody may look into.
+    #[must_use]
+    pub const fn of_folder(ino: u64, time: Time) -> Self {
+        Self {
+            ino,
+            kind: Kind::Dir,
+            permissions: 0o755,
+            nlink: 2,
+            uid: 0,
+            gid: 0,
+            rdev: (0, 0),
+            size: 0,
+            allocated: 0,
+            atime: time,
+            mtime: time,
+            ctime: time,
+        }
+    }
+
+    /// Those of a regular file of root's with all of its `size` bytes allocated.
+    #[must_use]
+    pub const fn of_file(ino: u64, permissions: u32, size: u64, time: Time) -> Self {
+        Self { kind: Kind::File, permissions, nlink: 1, size, allocated: size, ..Self::of_folder(ino, time) }
+    }
+}
+
 /// What every node has.
 pub trait Inode: Send + Sync {
     /// What `stat` says.
@@ -87,6 +114,15 @@ pub trait Inode: Send + Sync {
     /// What can be changed, where anything can. Such a node is found by its number wherever it is moved to.
     fn changes(&self) -> Option<&dyn Changes> {
         None
+    }
+
+    /// Alternate data streams (Windows: of files and of directories), by name: kept beside the node as `name:stream`.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be found.
+    fn alternate_streams(&self) -> Result<Vec<(Vec<u8>, Node)>> {
+        Ok(Vec::new())
     }
 }
 
@@ -189,15 +225,6 @@ pub trait File: Inode {
     /// A number that stands for the content: two files of the same number have the same. `None` where that is not known.
     fn identity(&self) -> Option<u64> {
         None
-    }
-
-    /// Alternate data streams of the file (Windows), by name: kept beside it as `name:stream`.
-    ///
-    /// # Errors
-    ///
-    /// When they cannot be found.
-    fn alternate_streams(&self) -> Result<Vec<(Vec<u8>, Node)>> {
-        Ok(Vec::new())
     }
 
     /// The same file for who changes its content, where that can be changed: a file whose [`Inode::changes`] are there

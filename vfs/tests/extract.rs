@@ -22,7 +22,11 @@ use support::{
     sample,
 };
 use vfs::{
-    extract::{Options, Progress, Source, Summary, Verify, extract},
+    extract::{
+        Options, Progress, Source, Summary, Verify,
+        archive::{self, Format},
+        extract,
+    },
     node::{Kind, StoredDigest},
 };
 use volreader::digest::Algorithm;
@@ -460,4 +464,61 @@ fn bench_large_and_small_files() {
             eprintln!("{what}, {workers} workers: {:.2} s", start.elapsed().as_secs_f64());
         }
     }
+}
+
+/// A file that stays sparse: zeros are passed over.
+struct Sparse {
+    file: fs::File,
+    at: u64,
+}
+
+impl std::io::Write for Sparse {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if bytes.iter().any(|byte| *byte != 0) {
+            std::os::unix::fs::FileExt::write_all_at(&self.file, bytes, self.at)?;
+        }
+        self.at += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.set_len(self.at)
+    }
+}
+
+/// More members, a longer member and farther places than the fields of plain zip have room for, as Python reads them.
+#[test]
+fn zip_archives_of_any_size() {
+    const MEMBERS: u64 = 66_000;
+    const LONG: u64 = (4 << 30) + 12_345;
+    if Command::new("python3").arg("--version").output().is_err() {
+        println!("SKIPPED: python3 is not installed");
+        return;
+    }
+    let folder = temporary();
+    let path = folder.path().join("large.zip");
+    let long = Mem::file(Content::sparse(LONG, vec![(LONG - 4, b"last".to_vec())])).ino(1);
+    let small = (0..MEMBERS).map(|number| {
+        let content = if number == MEMBERS - 1 { b"the end".to_vec() } else { Vec::new() };
+        (format!("member-{number:05}").into_bytes(), Arc::new(Mem::file(Content::bytes(content)).ino(number + 2)))
+    });
+    let tree = Arc::new(Mem::dir(std::iter::once((b"a long one".to_vec(), Arc::new(long))).chain(small)));
+    let mut out = Sparse { file: fs::File::create(&path).expect("an archive"), at: 0 };
+    let summary = archive::write(&[source(&tree)], &mut out, Format::ZipStored, &Options::default(), &());
+    assert!(summary.expect("written").failures.is_empty());
+    std::io::Write::flush(&mut out).expect("its size");
+    let script = "
+import sys, zipfile
+z = zipfile.ZipFile(sys.argv[1])
+all = z.infolist()
+long = z.getinfo('a long one')
+last = max(all, key=lambda i: i.header_offset)
+with z.open(long) as f:
+    n = 0
+    while part := f.read(1 << 22): n, end = n + len(part), part[-4:]
+print(len(all), long.file_size, n, end.decode(), last.header_offset > 4 << 30, z.read(last).decode())
+";
+    let told = Command::new("python3").args(["-c", script]).arg(&path).output().expect("python3");
+    let (found, error) = (String::from_utf8_lossy(&told.stdout), String::from_utf8_lossy(&told.stderr));
+    assert_eq!(found.trim(), format!("{} {LONG} {LONG} last True the end", MEMBERS + 1), "{error}");
 }

@@ -52,11 +52,10 @@ pub fn run(cli: &Cli, paths: &[OsString], format: Option<&str>) -> Result<u8> {
 
 /// The machines as configurations of a hypervisor.
 pub fn native(cli: &Cli, paths: &[OsString], format: Option<&str>, kind: &str) -> Result<u8> {
-    let secrets = config::secrets(&cli.sources)?;
     let (disks, format, kind) = (Disks::new(cli), format.map(str::parse).transpose()?, kind.parse::<native::Kind>()?);
     let mut out = output::stdout();
     for path in paths {
-        let found = machine::find(&disks, path, format, &secrets)?;
+        let found = machine::find(&disks, path, format)?;
         let file = |source: &DiskSource| {
             format!("{}{}.{}", kind.disk_folder(), machine::disk_name(source), kind.disk_extension())
         };

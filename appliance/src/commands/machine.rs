@@ -27,15 +27,16 @@ pub struct Found {
 /// # Errors
 ///
 /// When there are no disks, or they cannot be read.
-pub fn find(disks: &Disks<'_>, path: &OsStr, format: Option<Format>, secrets: &Secrets) -> Result<Found> {
+pub fn find(disks: &Disks<'_>, path: &OsStr, format: Option<Format>) -> Result<Found> {
     let sources = disks.several(path, format)?;
     let described = if is_host_path(path) { None } else { described(disks.tree()?, path)? };
     let names: Vec<String> = sources.iter().map(disk_name).collect();
-    Ok(Found { machine: complete(described, &name_of(path), &names, &sources, secrets), sources })
+    let machine = complete(described, &name_of(path), &names, &sources, disks.secrets()?.as_ref());
+    Ok(Found { machine, sources })
 }
 
 /// What is known of a machine: its description, if it has one, its name where that has none, and what its disks tell, which
-/// are `sources` and have `names`; `secrets` open those that are encrypted.
+/// are `sources` and have `names`.
 pub fn complete(
     described: Option<Machine>,
     name: &str,

@@ -4,6 +4,7 @@ use std::{cell::OnceCell, ffi::OsStr, ops::ControlFlow, path::Path, sync::Arc};
 
 use blockdev::{
     Error, ReadAt, Result,
+    encrypted::Secrets,
     file::HostFile,
     images::{
         self, Format, Image,
@@ -17,7 +18,10 @@ use vfs::{
 };
 
 use super::{Opened, open_sources};
-use crate::cli::{Cli, Sources};
+use crate::{
+    cli::{Cli, Sources},
+    config,
+};
 
 /// The folders at the top of the tree.
 const TOPS: [&str; 4] = ["jobs", "clients", "machines", "images"];
@@ -57,6 +61,15 @@ pub struct Disks<'a> {
 impl<'a> Disks<'a> {
     pub const fn new(cli: &'a Cli) -> Self {
         Self { sources: &cli.sources, opened: OnceCell::new() }
+    }
+
+    /// What encrypted volumes on the disks are opened with.
+    ///
+    /// # Errors
+    ///
+    /// When a file of a secret cannot be read.
+    pub fn secrets(&self) -> Result<Arc<Secrets>> {
+        config::secrets(self.sources)
     }
 
     /// Those of sources that are open.

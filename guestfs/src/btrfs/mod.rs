@@ -51,7 +51,7 @@ use self::{
     superblock::{DevItem, Superblock},
     tree::{Nodes, Tree},
 };
-use crate::{DirEntry, FileId, FileSystem, Info, Kind, Metadata, Time, Usage, Xattr};
+use crate::{DirEntry, FileId, FileSystem, Info, Kind, Metadata, Usage, Xattr};
 
 /// The bit of an inode number that says that it stands for the empty folder that is left of a subvolume in a snapshot
 /// of its parent; the other bits say which.
@@ -65,6 +65,8 @@ const TARGET_MAX: usize = 4096;
 
 struct Btrfs {
     roots: Roots,
+    /// The subvolume that is mounted when none is named.
+    default: u64,
     info: Info,
     usage: Usage,
     sector: u32,
@@ -110,7 +112,8 @@ pub fn open(devices: &[Arc<dyn BlockDevice>]) -> Result<Arc<dyn FileSystem>> {
             Err(e) => notes.push(format!("its log cannot be replayed, and the last commit is shown: {e}")),
         }
     }
-    if let Some(default) = roots.default(superblock.root_dir)?.filter(|id| *id != object::FS_TREE) {
+    let default = roots.default(superblock.root_dir)?.unwrap_or(object::FS_TREE);
+    if default != object::FS_TREE {
         notes.push(format!("its default subvolume, which is mounted when none is named, is {default}"));
     }
 
@@ -123,6 +126,7 @@ pub fn open(devices: &[Arc<dyn BlockDevice>]) -> Result<Arc<dyn FileSystem>> {
     let total = superblock.total_bytes / copies.max(1);
     let btrfs = Btrfs {
         roots,
+        default,
         info: Info {
             kind: FsKind::Btrfs,
             label: superblock.label,
@@ -242,6 +246,12 @@ impl FileSystem for Btrfs {
         FileId { tree: object::FS_TREE, number: object::FIRST_FREE }
     }
 
+    fn default_root(&self) -> FileId {
+        let default = FileId { tree: self.default, number: object::FIRST_FREE };
+        // One that cannot be read is not mounted either: the topmost directory is what is left.
+        if self.metadata(default).is_ok_and(|found| found.kind == Kind::Dir) { default } else { self.root() }
+    }
+
     fn lookup(&self, dir: FileId, name: &[u8]) -> Result<Option<FileId>> {
         let Some(tree) = self.directory(dir)? else { return Ok(None) };
         let Some(item) = tree.get(Key::new(dir.number, kind::DIR_ITEM, name_hash(name)))? else { return Ok(None) };
@@ -315,20 +325,7 @@ impl FileSystem for Btrfs {
 
 /// What is left of a subvolume in a snapshot of its parent.
 fn left_over() -> Metadata {
-    Metadata {
-        kind: Kind::Dir,
-        permissions: 0o755,
-        nlink: 1,
-        uid: 0,
-        gid: 0,
-        rdev: (0, 0),
-        size: 0,
-        allocated: 0,
-        accessed: Time::default(),
-        modified: Time::default(),
-        changed: Time::default(),
-        created: None,
-    }
+    Metadata::without_owner(Kind::Dir, false)
 }
 
 /// A file as messages call it.

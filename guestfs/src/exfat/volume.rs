@@ -232,24 +232,15 @@ impl FileSystem for ExFat {
             (None, Region::Fixed { len, .. }) => *len,
         };
         let modified = set.as_ref().and_then(Set::modified).unwrap_or(Time::default());
-        let permissions = match kind {
-            Kind::Dir => 0o755,
-            _ if set.as_ref().is_some_and(Set::is_read_only) => 0o444,
-            _ => 0o644,
-        };
+        let own = Metadata::without_owner(kind, set.as_ref().is_some_and(Set::is_read_only));
         Ok(Metadata {
-            kind,
-            permissions,
-            nlink: 1,
-            uid: 0,
-            gid: 0,
-            rdev: (0, 0),
             size,
             allocated: self.boot.heap.needed(size).saturating_mul(cluster),
             accessed: set.as_ref().and_then(Set::accessed).unwrap_or(modified),
             modified,
             changed: modified,
             created: set.as_ref().and_then(Set::created),
+            ..own
         })
     }
 

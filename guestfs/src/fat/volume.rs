@@ -183,24 +183,15 @@ impl FileSystem for Fat {
             },
         };
         let modified = short.as_ref().and_then(Short::modified).unwrap_or(Time::default());
-        let permissions = match kind {
-            Kind::Dir => 0o755,
-            _ if short.as_ref().is_some_and(Short::is_read_only) => 0o444,
-            _ => 0o644,
-        };
+        let own = Metadata::without_owner(kind, short.as_ref().is_some_and(Short::is_read_only));
         Ok(Metadata {
-            kind,
-            permissions,
-            nlink: 1,
-            uid: 0,
-            gid: 0,
-            rdev: (0, 0),
             size,
             allocated: size.div_ceil(cluster) * cluster,
             accessed: short.as_ref().and_then(Short::accessed).unwrap_or(modified),
             modified,
             changed: modified,
             created: short.as_ref().and_then(Short::created),
+            ..own
         })
     }
 

@@ -17,7 +17,6 @@ use super::{
     mft::Mft,
     names::flag,
     record::{Reference, kind},
-    reparse::Content,
     security::{DESCRIPTOR_MAX, Secure},
     stat::Stat,
     state::{self, Volume},
@@ -25,7 +24,10 @@ use super::{
     value::{Body, Value},
     wof::{self, Wof},
 };
-use crate::{DirEntry, FileId, FileSystem, Info, Kind, Metadata, Stream, Usage, Xattr, inline::Inline, names};
+use crate::{
+    DirEntry, FileId, FileSystem, Info, Kind, Metadata, Stream, Usage, Xattr, inline::Inline, names,
+    windows::reparse::Content,
+};
 
 /// Numbers of file records that are always the same.
 mod number {

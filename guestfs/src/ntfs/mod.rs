@@ -8,7 +8,7 @@
 //! * a file: [`file`] (all its records), [`list`] (attributes that did not fit one), [`value`] (an attribute as a whole),
 //!   [`content`] and [`wof`] (as bytes, compressed in the one way and the other), [`lz`] (what those have in common);
 //! * directories: [`index`] (B-trees), [`collation`] (the order of names), [`names`], [`directory`];
-//! * what a file is to Unix: [`times`], [`reparse`] and [`interix`] (links and special files), [`ea`], [`security`],
+//! * what a file is to Unix: reparse points, [`interix`] (links and special files), [`ea`], [`security`],
 //!   [`stat`] (all together);
 //! * [`state`]: whether the guest left it clean; [`usage`]: how full it is; [`filesystem`]: all this as a [`FileSystem`].
 //!
@@ -41,12 +41,10 @@ mod lz;
 mod mft;
 mod names;
 mod record;
-mod reparse;
 mod runs;
 mod security;
 mod stat;
 mod state;
-mod times;
 mod usage;
 mod value;
 mod wof;

@@ -12,10 +12,15 @@ use super::{
     interix::{self, Special},
     names::flag,
     record::kind,
-    reparse::{Content, REPARSE_MAX, Reparse},
-    times, wof,
+    wof,
 };
-use crate::{Kind, Metadata, Xattr};
+use crate::{
+    Kind, Metadata, Xattr,
+    windows::{
+        filetime,
+        reparse::{Content, REPARSE_MAX, Reparse},
+    },
+};
 
 /// The longest standard information.
 const STANDARD_MAX: usize = 1024;
@@ -114,7 +119,7 @@ impl Stat {
     /// As `stat` says it.
     pub fn metadata(&self, file: &File) -> Result<Metadata> {
         let kind = self.kind();
-        let time = |at| times::from_stored(le64(&self.standard, at));
+        let time = |at| filetime::time(le64(&self.standard, at));
         let (size, allocated) = match kind {
             Kind::File => {
                 let size = file.value(kind::DATA, &[])?.map_or((0, 0), |data| (data.size(), data.allocated()));

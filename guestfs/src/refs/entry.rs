@@ -9,7 +9,7 @@ use super::{
     node::{Row, Span},
     page::Pages,
 };
-use crate::{FileId, Kind, Time, names::from_utf16le};
+use crate::{FileId, Kind, Time, names::from_utf16le, windows::filetime};
 
 /// Types of rows in a directory.
 pub mod row {
@@ -135,7 +135,10 @@ impl Basics {
         if value.len() < at + 0x24 {
             return Err(Error::damaged("an entry of a directory of ReFS is too short"));
         }
-        Ok(Self { times: [0, 8, 16, 24].map(|by| time(le64(value, at + by))), attributes: le32(value, at + 32) })
+        Ok(Self {
+            times: [0, 8, 16, 24].map(|by| filetime::time(le64(value, at + by))),
+            attributes: le32(value, at + 32),
+        })
     }
 }
 
@@ -144,11 +147,4 @@ pub fn apart(row: &Row, pages: &Pages) -> Option<(u64, u64)> {
     let (key, value) = (row.key.get(), row.value.get());
     let size = if pages.boot().is_first() { 0x68 } else { 0x58 };
     (le16(key, 0) == row::APART && key.len() >= 16).then(|| (le64(key, 8), le64(value, size)))
-}
-
-/// Units of 100 ns since 1601.
-fn time(units: u64) -> Time {
-    const SECOND: u64 = 10_000_000;
-    const FROM_1601_TO_1970: i64 = 11_644_473_600;
-    Time { seconds: (units / SECOND) as i64 - FROM_1601_TO_1970, nanos: (units % SECOND * 100) as u32 }
 }

@@ -21,7 +21,7 @@ use super::{
     entry::{Basics, Body, Entry, apart, attribute, row},
     node::{Row, Span},
     page::{Addressing, Pages, Reference},
-    reparse::Reparse,
+    reparse,
     stream::Stream,
     tree::{Root, Tree},
 };
@@ -234,27 +234,10 @@ impl FileSystem for Refs {
             Kind::Symlink => (target(&attributes)?.len() as u64, 0),
             _ => (0, 0),
         };
-        let permissions = match kind {
-            Kind::Dir => 0o755,
-            Kind::Symlink => 0o777,
-            _ if basics.attributes & attribute::READ_ONLY != 0 => 0o444,
-            _ => 0o644,
-        };
         let [created, modified, changed, accessed] = basics.times;
-        Ok(Metadata {
-            kind,
-            permissions,
-            nlink: 1,
-            uid: 0,
-            gid: 0,
-            rdev: (0, 0),
-            size,
-            allocated,
-            accessed,
-            modified,
-            changed,
-            created: Some(created),
-        })
+        let is_read_only = basics.attributes & attribute::READ_ONLY != 0;
+        let own = Metadata::without_owner(kind, is_read_only);
+        Ok(Metadata { size, allocated, accessed, modified, changed, created: Some(created), ..own })
     }
 
     fn content(&self, file: FileId) -> Result<Arc<dyn Layer>> {
@@ -266,10 +249,14 @@ impl FileSystem for Refs {
             return Err(Error::unsupported("the file was encrypted by its guest (EFS)"));
         }
         let attributes = self.attributes_in(body.as_ref())?;
-        match Reparse::of(&attributes).map(|reparse| reparse.kind()).transpose()? {
-            None => Stream::of(&attributes)?.layer(&self.pages),
-            Some(kind) => Err(Error::invalid(format!("it is no regular file: {kind:?}"))),
-        }
+        let Some(reparse) = reparse::of(&attributes) else { return Stream::of(&attributes)?.layer(&self.pages) };
+        Err(match reparse.kind() {
+            Some(kind) => Error::invalid(format!("it is no regular file: {kind:?}")),
+            None => Error::unsupported(format!(
+                "the content is not in the file: it has a reparse point with the tag {:#x}",
+                reparse.tag()
+            )),
+        })
     }
 
     fn link_target(&self, link: FileId) -> Result<Vec<u8>> {
@@ -292,10 +279,10 @@ impl FileSystem for Refs {
 
 /// The type of a file that has a reparse point.
 fn reparse_kind(attributes: &[Attribute]) -> Option<Kind> {
-    Reparse::of(attributes).and_then(|reparse| reparse.kind().ok())
+    reparse::of(attributes).and_then(|reparse| reparse.kind())
 }
 
 /// What the symbolic link with these attributes points to.
 fn target(attributes: &[Attribute]) -> Result<Vec<u8>> {
-    Reparse::of(attributes).ok_or_else(|| Error::invalid("it is no symbolic link"))?.target()
+    reparse::of(attributes).ok_or_else(|| Error::invalid("it is no symbolic link"))?.target()
 }

@@ -46,6 +46,11 @@ pub fn open(device: Arc<dyn BlockDevice>) -> Result<Arc<dyn FileSystem>> {
     let log::Replayed { device, changed, clean, mut notes } = log::replayed(&sb, device);
     // The log may have the superblock itself: a volume that was grown.
     let sb = if changed { Superblock::read(device.as_ref())? } else { sb };
+    if sb.is_copy {
+        notes.push(
+            "its first superblock is damaged: a copy of it is used, and how full it is may be out of date".to_owned(),
+        );
+    }
     if sb.needs_repair {
         notes.push("the volume asks for xfs_repair: what it contains may contradict itself".to_owned());
     }

@@ -6,7 +6,7 @@
 //! in no group. ("XFS Algorithms & Data Structures", chapter "Allocation Groups".)
 
 use blockdev::{
-    Error, ReadAt, Result,
+    Error, ErrorKind, ReadAt, Result,
     fields::{be16, be32, be64, read, slice, text, uuid},
 };
 
@@ -17,6 +17,9 @@ const HEAD: usize = 512;
 
 /// A basic block: what disk addresses in headers and in the log count.
 pub const BASIC_LOG: u32 = 9;
+
+/// Copies of the superblock that are tried.
+const COPIES_MAX: u32 = 64;
 
 /// The largest inode number has 56 bits.
 const INODE_MAX: u64 = (1 << 56) - 1;
@@ -104,16 +107,48 @@ pub struct Superblock {
     pub inodes_percent: u8,
     /// Free blocks.
     pub free_blocks: u64,
+    /// The first superblock is damaged, and this is a copy: what changes all the time is old.
+    pub is_copy: bool,
 }
 
 impl Superblock {
-    /// That of `device`.
+    /// That of `device`; when it is damaged, the copy of it in another allocation group.
     ///
     /// # Errors
     ///
-    /// When there is none, it is damaged, or the volume has features that cannot be read.
+    /// When there is none, all are damaged, or the volume has features that cannot be read.
     pub fn read(device: &(impl ReadAt + ?Sized)) -> Result<Self> {
-        let head = read(device, 0, HEAD)?;
+        match Self::at(device, 0) {
+            Err(e) if e.kind() == ErrorKind::Damaged => Self::copy(device).ok_or(e),
+            read => read,
+        }
+    }
+
+    /// A copy of a damaged superblock: where the groups begin is told by what is left of it.
+    fn copy(device: &(impl ReadAt + ?Sized)) -> Option<Self> {
+        let head = read(device, 0, HEAD).ok().filter(|head| head.starts_with(b"XFSB"))?;
+        let (block, blocks, groups) = (be32(&head, 4), be32(&head, 84), be32(&head, 88));
+        let len = u64::from(blocks).checked_mul(block.into()).filter(|len| *len > 0)?;
+        // mkfs writes the topmost directory into the last and the middle copy; others have it once they were updated.
+        let order = [groups.saturating_sub(1), groups / 2].into_iter().chain(1..groups.min(COPIES_MAX));
+        let mut copies =
+            order.filter(|group| *group > 0).filter_map(|group| Self::at(device, len.checked_mul(group.into())?).ok());
+        copies.find(|sb| sb.root <= INODE_MAX && sb.len_of_group() == len).map(|sb| Self {
+            is_copy: true,
+            // It was right when the copy was written, which may be long ago.
+            lsn: u64::MAX,
+            ..sb
+        })
+    }
+
+    /// Bytes of a group.
+    const fn len_of_group(&self) -> u64 {
+        (self.group_blocks as u64) << self.block_log
+    }
+
+    /// The superblock, or the copy of it, at byte `at`.
+    fn at(device: &(impl ReadAt + ?Sized), at: u64) -> Result<Self> {
+        let head = read(device, at, HEAD)?;
         if !head.starts_with(b"XFSB") {
             return Err(Error::damaged("the volume does not begin with the superblock of an XFS filesystem"));
         }
@@ -126,12 +161,12 @@ impl Superblock {
         if !sector_len.is_power_of_two() || !(512..=32768).contains(&sector_len) {
             return Err(wrong("sector size", u64::from(sector_len)));
         }
-        let sector = read(device, 0, sector_len as usize)?;
+        let sector = read(device, at, sector_len as usize)?;
         if v5 && !check::sum_matches(&sector, check::SUPERBLOCK.sum) {
             return Err(Error::damaged("the superblock's checksum does not match: try xfs_repair on a copy"));
         }
         let sb = Self::parse(&sector, v5, version)?;
-        sb.checked(&sector)
+        sb.checked(&sector, at == 0)
     }
 
     fn parse(sector: &[u8], v5: bool, version: u16) -> Result<Self> {
@@ -171,11 +206,12 @@ impl Superblock {
             inodes: (be64(sector, 128), be64(sector, 136)),
             inodes_percent: byte(127) as u8,
             free_blocks: be64(sector, 144),
+            is_copy: false,
         })
     }
 
     /// The same, when its numbers agree with each other.
-    fn checked(self, sector: &[u8]) -> Result<Self> {
+    fn checked(self, sector: &[u8], is_first: bool) -> Result<Self> {
         let wrong_if = |cond: bool, what: &str, value: u64| if cond { Err(wrong(what, value)) } else { Ok(()) };
         let (block_log, inode_log) = (self.block_log, self.inode_log);
         wrong_if(!(9..=16).contains(&block_log), "block size", u64::from(be32(sector, 4)))?;
@@ -194,7 +230,8 @@ impl Superblock {
         if be16(sector, 100) & DIRECTORY_V2 == 0 {
             return Err(Error::unsupported("XFS with directories of version 1"));
         }
-        if sector.get(126).is_none_or(|in_progress| *in_progress != 0) {
+        // It is reset in the first only.
+        if is_first && sector.get(126).is_none_or(|in_progress| *in_progress != 0) {
             return Err(Error::damaged("mkfs.xfs did not finish making this volume"));
         }
         Ok(self)

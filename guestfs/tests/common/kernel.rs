@@ -11,6 +11,7 @@ use std::{
     path::Path,
 };
 
+use blockdev::ReadAt as _;
 use guestfs::{FileId, FileSystem, Kind, Metadata, Result, Time, Xattr};
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
@@ -49,6 +50,9 @@ pub fn assert_same_but(fs: &dyn FileSystem, root: &Path, allow: &dyn Fn(&Seen, &
         let names: BTreeMap<_, _> = found.iter().map(|e| (e.name.clone(), e)).collect();
         assert_eq!(names.len(), found.len(), "{}: a name is given twice", path.display());
         assert!(names.keys().eq(expected.keys()), "{}: {}", path.display(), difference(&names, &expected));
+        for absent in [&b"no such name"[..], b".", b"..", b"", &[b'x'; 255], &[b'x'; 256]] {
+            assert_eq!(fs.lookup(dir, absent).unwrap(), None, "{absent:?} in {}", path.display());
+        }
         for (name, entry) in names {
             let path = path.join(OsStr::from_bytes(&name));
             assert_eq!(fs.lookup(dir, &name).unwrap(), Some(entry.id), "{}", path.display());
@@ -75,9 +79,16 @@ fn difference<A, B>(found: &BTreeMap<Vec<u8>, A>, expected: &BTreeMap<Vec<u8>, B
 fn seen(fs: &dyn FileSystem, id: FileId) -> Result<Seen> {
     let metadata = fs.metadata(id)?;
     let content = match metadata.kind {
-        Kind::File => digest(&open(fs, id)?, u64::MAX)?.into_bytes(),
+        Kind::File => {
+            let content = open(fs, id)?;
+            assert_eq!(content.size(), metadata.size, "inode {}", id.number);
+            digest(&content, u64::MAX)?.into_bytes()
+        }
         Kind::Symlink => fs.link_target(id)?,
-        _ => Vec::new(),
+        kind => {
+            assert!(fs.content(id).is_err(), "inode {} is of type {kind:?} and has content", id.number);
+            Vec::new()
+        }
     };
     let xattrs = fs.xattrs(id)?.into_iter().map(|Xattr { name, value }| (name, value)).collect();
     Ok(Seen { inode: id.number, metadata, content, xattrs })

@@ -1,23 +1,16 @@
-//! The kernel as the other implementation: volumes made and mounted by it, and all it shows of them compared.
+//! The kernel as the other implementation: volumes made and mounted by it.
 
 use std::{
-    collections::BTreeMap,
-    ffi::OsStr,
-    fs, io,
-    os::unix::{
-        ffi::OsStrExt,
-        fs::{FileExt, FileTypeExt, MetadataExt},
-    },
+    fs,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     process::Command,
 };
 
 use crc_fast::{CrcAlgorithm, checksum};
-use guestfs::{FileId, FileSystem, Kind, Metadata, Time, Xattr};
-use rustix::fs::{CWD, StatxFlags, statx};
 use tempfile::TempDir;
 
-use crate::common::{digest, entries, open};
+pub use crate::common::kernel::assert_same;
 
 /// A volume in a file, and a place to mount it on.
 pub struct Volume {
@@ -130,113 +123,4 @@ impl Drop for Volume {
 /// Writes all of the volume at `root` to its file.
 pub fn sync(root: &Path) {
     rustix::fs::syncfs(fs::File::open(root).unwrap()).unwrap();
-}
-
-/// What is compared of a file.
-#[derive(Debug, PartialEq, Eq)]
-struct Seen {
-    inode: u64,
-    metadata: Metadata,
-    /// Target of a link, or digest of the content.
-    content: Vec<u8>,
-    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
-}
-
-/// Compares all of `fs` with what the kernel shows at `root`, and looks each entry up.
-pub fn assert_same(fs: &dyn FileSystem, root: &Path) {
-    let mut compared = 0;
-    let mut todo = vec![(fs.root(), root.to_owned())];
-    while let Some((dir, path)) = todo.pop() {
-        let expected: BTreeMap<_, _> =
-            fs::read_dir(&path).unwrap().map(|e| e.unwrap()).map(|e| (e.file_name().as_bytes().to_vec(), e)).collect();
-        let found = entries(fs, dir).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        let names: BTreeMap<_, _> = found.iter().map(|e| (e.name.clone(), e)).collect();
-        assert_eq!(names.len(), found.len(), "{}: a name is given twice", path.display());
-        assert!(names.keys().eq(expected.keys()), "{}: {}", path.display(), difference(&names, &expected));
-        for (name, entry) in names {
-            let path = path.join(OsStr::from_bytes(&name));
-            assert_eq!(fs.lookup(dir, &name).unwrap(), Some(entry.id), "{}", path.display());
-            let mut other = name.clone();
-            other.push(b'~');
-            assert_eq!(fs.lookup(dir, &other).unwrap(), None);
-            let of_kernel = of_kernel(&path);
-            assert_eq!(entry.kind, of_kernel.metadata.kind, "{}", path.display());
-            assert_eq!(seen(fs, entry.id), of_kernel, "{}", path.display());
-            if entry.kind == Kind::Dir {
-                todo.push((entry.id, path));
-            }
-            compared += 1;
-        }
-    }
-    assert_eq!(seen(fs, fs.root()), of_kernel(root), "the topmost directory");
-    println!("{compared} files compared");
-}
-
-fn difference<A, B>(found: &BTreeMap<Vec<u8>, A>, expected: &BTreeMap<Vec<u8>, B>) -> String {
-    let shown = |names: Vec<&Vec<u8>>| names.iter().map(|n| String::from_utf8_lossy(n)).collect::<Vec<_>>().join(", ");
-    let missing = expected.keys().filter(|name| !found.contains_key(*name)).take(10).collect();
-    let further = found.keys().filter(|name| !expected.contains_key(*name)).take(10).collect();
-    format!("missing: {}; further: {}", shown(missing), shown(further))
-}
-
-fn seen(fs: &dyn FileSystem, id: FileId) -> Seen {
-    let metadata = fs.metadata(id).unwrap();
-    let content = match metadata.kind {
-        Kind::File => digest(&open(fs, id).unwrap(), u64::MAX).unwrap().into_bytes(),
-        Kind::Symlink => fs.link_target(id).unwrap(),
-        _ => Vec::new(),
-    };
-    let xattrs = fs.xattrs(id).unwrap().into_iter().map(|Xattr { name, value }| (name, value)).collect();
-    Seen { inode: id.number, metadata, content, xattrs }
-}
-
-fn of_kernel(path: &Path) -> Seen {
-    let stat = fs::symlink_metadata(path).unwrap();
-    let kind = match stat.file_type() {
-        t if t.is_dir() => Kind::Dir,
-        t if t.is_file() => Kind::File,
-        t if t.is_symlink() => Kind::Symlink,
-        t if t.is_fifo() => Kind::Fifo,
-        t if t.is_char_device() => Kind::CharDevice,
-        t if t.is_block_device() => Kind::BlockDevice,
-        _ => Kind::Socket,
-    };
-    let content = match kind {
-        Kind::File => digest(&blockdev::file::HostFile::open(path).unwrap(), u64::MAX).unwrap().into_bytes(),
-        Kind::Symlink => fs::read_link(path).unwrap().as_os_str().as_bytes().to_vec(),
-        _ => Vec::new(),
-    };
-    let more = statx(CWD, path, rustix::fs::AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BTIME).unwrap();
-    let time = |seconds, nanos: i64| Time { seconds, nanos: nanos as u32 };
-    let metadata = Metadata {
-        kind,
-        permissions: stat.mode() & 0o7777,
-        nlink: stat.nlink() as u32,
-        uid: stat.uid(),
-        gid: stat.gid(),
-        rdev: (rustix::fs::major(stat.rdev()), rustix::fs::minor(stat.rdev())),
-        size: stat.len(),
-        allocated: stat.blocks() * 512,
-        accessed: time(stat.atime(), stat.atime_nsec()),
-        modified: time(stat.mtime(), stat.mtime_nsec()),
-        changed: time(stat.ctime(), stat.ctime_nsec()),
-        created: Some(Time { seconds: more.stx_btime.tv_sec, nanos: more.stx_btime.tv_nsec }),
-    };
-    Seen { inode: stat.ino(), metadata, content, xattrs: xattrs(path).unwrap() }
-}
-
-fn xattrs(path: &Path) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
-    let mut list = vec![0; 64 << 10];
-    let n = rustix::fs::llistxattr(path, &mut list[..])?;
-    let names = list[..n].split(|byte| *byte == 0).filter(|name| !name.is_empty());
-    // The kernel shows ACLs to root in both forms.
-    let names = names.filter(|name| !name.starts_with(b"trusted.SGI_ACL_"));
-    let mut all = BTreeMap::new();
-    for name in names {
-        let mut value = vec![0; 64 << 10];
-        let n = rustix::fs::lgetxattr(path, OsStr::from_bytes(name), &mut value[..])?;
-        value.truncate(n);
-        all.insert(name.to_vec(), value);
-    }
-    Ok(all)
 }

@@ -81,3 +81,22 @@ fn single_files() {
     }
     assert!(whole > 0 && whole + cut <= 64, "{whole} whole, {cut} cut off");
 }
+
+/// The first superblock is damaged, so that its checksum does not match: a copy of it tells the same.
+#[test]
+fn a_damaged_superblock() {
+    let Some(mut volume) = Volume::make(320 << 20, &[]) else { return };
+    let Some(()) = volume.mount("defaults") else { return };
+    tree::fill(&volume.root(), 20);
+    volume.unmount();
+    let before = filesystem(&[device(&volume.image())]);
+    let image = File::options().write(true).open(volume.image()).unwrap();
+    // The place of the topmost directory.
+    std::os::unix::fs::FileExt::write_all_at(&image, &[0xff; 4], 60).unwrap();
+    let after = open_xfs(device(&volume.image())).unwrap();
+    assert!(after.info().notes.iter().any(|note| note.contains("a copy of it")), "{:?}", after.info().notes);
+    assert_eq!((before.root(), &before.info().uuid), (after.root(), &after.info().uuid));
+    let names = |fs: &dyn FileSystem| crate::common::entries(fs, fs.root()).unwrap();
+    assert_eq!(names(before.as_ref()), names(after.as_ref()));
+    assert!(!names(after.as_ref()).is_empty());
+}

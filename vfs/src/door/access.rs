@@ -84,20 +84,7 @@ mod tests {
     impl Inode for Node {
         fn attributes(&self) -> Result<Attributes> {
             let time = Time::default();
-            Ok(Attributes {
-                ino: 2,
-                kind: Kind::File,
-                permissions: 0o740,
-                nlink: 1,
-                uid: 10,
-                gid: 20,
-                rdev: (0, 0),
-                size: 0,
-                allocated: 0,
-                atime: time,
-                mtime: time,
-                ctime: time,
-            })
+            Ok(Attributes { uid: 10, gid: 20, ..Attributes::of_file(2, 0o740, 0, time) })
         }
 
         fn xattrs(&self) -> Result<Vec<Xattr>> {

@@ -28,6 +28,10 @@ impl Inode for Escaped {
     fn xattrs(&self) -> Result<Vec<Xattr>> {
         self.0.xattrs()
     }
+
+    fn alternate_streams(&self) -> Result<Vec<(Vec<u8>, Node)>> {
+        self.0.alternate_streams()
+    }
 }
 
 impl Dir for Escaped {

@@ -26,7 +26,7 @@ use std::{path::Path, sync::Arc, thread};
 
 use blockdev::{Error, Result};
 
-use crate::node::{File, Node, StoredDigest};
+use crate::node::{File, Inode, Node, StoredDigest};
 pub use summary::{Failure, Summary};
 use {links::Links, queue::Queue, summary::Tally, target::TargetDir, work::Worker};
 
@@ -167,9 +167,9 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// The alternate data streams of `file`, which is called `name`, as files beside it: `name:stream`.
-    fn beside(&self, file: &dyn File, name: &[u8], path: &dyn Fn() -> Vec<u8>) -> Vec<(Vec<u8>, Node)> {
-        let streams = file.alternate_streams().unwrap_or_else(|e| {
+    /// The alternate data streams of `node`, which is called `name`, as files beside it: `name:stream`.
+    fn beside(&self, node: &dyn Inode, name: &[u8], path: &dyn Fn() -> Vec<u8>) -> Vec<(Vec<u8>, Node)> {
+        let streams = node.alternate_streams().unwrap_or_else(|e| {
             self.tally.warn(format!("{}: alternate data streams: {e}", path().escape_ascii()));
             Vec::new()
         });

@@ -67,7 +67,12 @@ fn tree<'a>(worker: &Worker<'_, 'a>, node: Arc<dyn Dir>, top: Arc<TargetDir<'a>>
         let failed = |e: &Error| tally.fail_whole(dir.path_of(&entry.name), e);
         match frame.listing.dir().lookup(&entry.name) {
             Ok(Some(Node::Dir(node))) if stack.len() < DEPTH => match dir.subdir(&entry.name) {
-                Ok(subdir) => push(&mut stack, Frame::new(node, Arc::new(subdir))),
+                Ok(subdir) => {
+                    for (name, stream) in worker.run.beside(node.as_ref(), &entry.name, &|| dir.path_of(&entry.name)) {
+                        leaf(worker, stream, &dir, &name);
+                    }
+                    push(&mut stack, Frame::new(node, Arc::new(subdir)));
+                }
                 Err(e) => failed(&e),
             },
             Ok(Some(Node::Dir(_))) => failed(&Error::new(ErrorKind::Limit, "too many directories in each other")),

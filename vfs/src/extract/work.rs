@@ -84,8 +84,8 @@ impl<'a> Worker<'_, 'a> {
 
     /// Write a file's alternate data streams beside it, as `name:stream`.
     fn beside(&self, job: &Job<'a>) {
-        let Node::File(file) = &job.node else { return };
-        for (name, node) in self.run.beside(file.as_ref(), &job.name, &|| job.dir.path_of(&job.name)) {
+        let Node::File(_) = &job.node else { return };
+        for (name, node) in self.run.beside(job.node.inode(), &job.name, &|| job.dir.path_of(&job.name)) {
             if let Ok(attributes) = node.inode().attributes() {
                 self.begin(&Job { node, attributes, dir: Arc::clone(&job.dir), name });
             }

@@ -7,7 +7,7 @@ use volreader::archive::point::Point;
 
 use super::{
     folder::{Child, Folder},
-    folder_attributes, ino,
+    ino,
     points::PointSet,
 };
 use crate::node::{Attributes, Dir, Entry, Inode, Kind, Node, Xattr};
@@ -37,7 +37,7 @@ impl Clients {
 
 impl Inode for Clients {
     fn attributes(&self) -> Result<Attributes> {
-        Ok(folder_attributes(ino(&[b"clients"]), self.0.shared().since()))
+        Ok(Attributes::of_folder(ino(&[b"clients"]), self.0.shared().since()))
     }
 
     fn xattrs(&self) -> Result<Vec<Xattr>> {

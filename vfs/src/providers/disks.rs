@@ -9,7 +9,7 @@ use blockdev::{
     origin::Identified,
 };
 
-use super::{file_attributes, folder::Child, ino};
+use super::{folder::Child, ino};
 use crate::node::{self, Attributes, Dir, File, Inode, Node, StoredDigest, Time, Xattr};
 
 /// Opens an image.
@@ -127,7 +127,7 @@ impl Inode for Face {
             Kind::Raw => self.disk.image.get()?.disk.size(),
             _ => self.open()?.size(),
         };
-        Ok(file_attributes(self.ino, 0o440, size, self.disk.time))
+        Ok(Attributes::of_file(self.ino, 0o440, size, self.disk.time))
     }
 
     fn xattrs(&self) -> Result<Vec<Xattr>> {

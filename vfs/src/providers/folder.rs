@@ -7,7 +7,6 @@ use std::{
 
 use blockdev::Result;
 
-use super::{file_attributes, folder_attributes};
 use crate::node::{Attributes, Dir, Entry, Inode, Kind, Node, Symlink, Time, Xattr};
 
 /// A child of a [`Folder`]. Listing it must not open it: what a listing tells is here.
@@ -68,17 +67,21 @@ impl Folder {
     }
 
     fn children(&self) -> Result<&[Child]> {
-        if self.children.get().is_none() {
-            let made = (self.make)()?;
-            let _somebody_was_faster = self.children.set(made);
-        }
-        Ok(self.children.get().map_or(&[], Vec::as_slice))
+        kept(&self.children, &self.make)
     }
+}
+
+/// The children in `place`, made by `make` when they are first wanted. A failure is not kept.
+pub fn kept(place: &OnceLock<Vec<Child>>, make: impl FnOnce() -> Result<Vec<Child>>) -> Result<&[Child]> {
+    if place.get().is_none() {
+        let _somebody_was_faster = place.set(make()?);
+    }
+    Ok(place.get().map_or(&[], Vec::as_slice))
 }
 
 impl Inode for Folder {
     fn attributes(&self) -> Result<Attributes> {
-        Ok(folder_attributes(self.ino, self.time))
+        Ok(Attributes::of_folder(self.ino, self.time))
     }
 
     fn xattrs(&self) -> Result<Vec<Xattr>> {
@@ -125,7 +128,7 @@ struct Link {
 impl Inode for Link {
     fn attributes(&self) -> Result<Attributes> {
         let size = self.target.len() as u64;
-        let file = file_attributes(self.ino, 0o777, size, self.time);
+        let file = Attributes::of_file(self.ino, 0o777, size, self.time);
         Ok(Attributes { kind: Kind::Symlink, allocated: 0, ..file })
     }
 

@@ -9,7 +9,7 @@ use volreader::{
 };
 
 use super::{
-    folder_attributes, ino,
+    ino,
     stored::{Shared, entry_attributes, entry_ino, entry_xattrs, kind_of, node},
 };
 use crate::node::{Attributes, Dir, Entry, Inode, Kind, Node, Time, Xattr};
@@ -28,7 +28,7 @@ impl Jobs {
 
 impl Inode for Jobs {
     fn attributes(&self) -> Result<Attributes> {
-        Ok(folder_attributes(ino(&[b"jobs"]), self.0.since()))
+        Ok(Attributes::of_folder(ino(&[b"jobs"]), self.0.since()))
     }
 
     fn xattrs(&self) -> Result<Vec<Xattr>> {
@@ -128,7 +128,7 @@ impl Inode for JobDir {
     fn attributes(&self) -> Result<Attributes> {
         Ok(match &self.place {
             Place::Root => {
-                folder_attributes(root_ino(&self.job), Time { seconds: self.job.facts.start_seconds(), nanos: 0 })
+                Attributes::of_folder(root_ino(&self.job), Time { seconds: self.job.facts.start_seconds(), nanos: 0 })
             }
             Place::Below(_, entry) => entry_attributes(&self.job, entry, VIEW),
         })

@@ -79,7 +79,7 @@ struct Root {
 
 impl Inode for Root {
     fn attributes(&self) -> Result<Attributes> {
-        Ok(folder_attributes(ROOT_INO, self.since))
+        Ok(Attributes::of_folder(ROOT_INO, self.since))
     }
 
     fn xattrs(&self) -> Result<Vec<Xattr>> {
@@ -101,29 +101,6 @@ impl Dir for Root {
         }
         Ok(())
     }
-}
-
-/// Attributes of a folder of ours.
-fn folder_attributes(ino: u64, time: Time) -> Attributes {
-    Attributes {
-        ino,
-        kind: Kind::Dir,
-        permissions: 0o755,
-        nlink: 2,
-        uid: 0,
-        gid: 0,
-        rdev: (0, 0),
-        size: 0,
-        allocated: 0,
-        atime: time,
-        mtime: time,
-        ctime: time,
-    }
-}
-
-/// Attributes of a file of ours.
-fn file_attributes(ino: u64, permissions: u32, size: u64, time: Time) -> Attributes {
-    Attributes { kind: Kind::File, permissions, nlink: 1, size, allocated: size, ..folder_attributes(ino, time) }
 }
 
 /// An inode number for the thing that `parts` name, the same each time. 64 bits of hash: two of a thousand

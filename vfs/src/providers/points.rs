@@ -16,7 +16,7 @@ use volreader::archive::{
 };
 
 use super::{
-    folder_attributes, ino,
+    ino,
     stored::{Shared, entry_attributes, entry_ino, entry_xattrs, kind_of, node},
 };
 use crate::node::{Attributes, Dir, Entry, Inode, Node, Time, Xattr};
@@ -138,7 +138,7 @@ impl Inode for PointFolder {
             Some((_, own)) => entry_attributes(&own.job, &own.entry, self.tree.view),
             None => {
                 let seconds = self.tree.point.chain.last().map_or(0, |j| j.facts.start_seconds());
-                folder_attributes(self.tree.view, Time { seconds, nanos: 0 })
+                Attributes::of_folder(self.tree.view, Time { seconds, nanos: 0 })
             }
         })
     }

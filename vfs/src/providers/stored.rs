@@ -242,6 +242,22 @@ impl Inode for Stored {
     fn xattrs(&self) -> Result<Vec<Xattr>> {
         entry_xattrs(&self.shared, &self.job, &self.entry)
     }
+
+    fn alternate_streams(&self) -> Result<Vec<(Vec<u8>, Node)>> {
+        // Only what a Windows client sent has any; the content of other files is not opened for asking.
+        if !self.job.has_backup_read() {
+            return Ok(Vec::new());
+        }
+        let Some(stream) = self.content()?.backup_read else { return Ok(Vec::new()) };
+        let own = self.attributes()?;
+        let node = |(name, bytes): (Vec<u8>, Arc<dyn ReadAt>)| {
+            let size = bytes.size();
+            let ino = ino(&[&own.ino.to_le_bytes(), &name]);
+            let attributes = Attributes { ino, nlink: 1, size, allocated: size, ..own.clone() };
+            (name, Node::File(Arc::new(Alternate { attributes, bytes })))
+        };
+        Ok(windows::alternate_data(&stream)?.into_iter().map(node).collect())
+    }
 }
 
 impl File for Stored {
@@ -264,22 +280,6 @@ impl File for Stored {
         }
         let metadata = self.file_of(job, &entry)?.metadata(content.as_ref(), Self::size_hint(&entry))?;
         Ok(metadata.digest.map(|(algorithm, value)| StoredDigest { algorithm, value }))
-    }
-
-    fn alternate_streams(&self) -> Result<Vec<(Vec<u8>, Node)>> {
-        // Only what a Windows client sent has any; the content of other files is not opened for asking.
-        if !self.job.has_backup_read() {
-            return Ok(Vec::new());
-        }
-        let Some(stream) = self.content()?.backup_read else { return Ok(Vec::new()) };
-        let own = self.attributes()?;
-        let node = |(name, bytes): (Vec<u8>, Arc<dyn ReadAt>)| {
-            let size = bytes.size();
-            let ino = ino(&[&own.ino.to_le_bytes(), &name]);
-            let attributes = Attributes { ino, nlink: 1, size, allocated: size, ..own.clone() };
-            (name, Node::File(Arc::new(Alternate { attributes, bytes })))
-        };
-        Ok(windows::alternate_data(&stream)?.into_iter().map(node).collect())
     }
 }
 

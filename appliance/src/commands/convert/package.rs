@@ -23,7 +23,6 @@ use crate::{
         machine::{self, Found},
         source::{DiskSource, Disks},
     },
-    config,
     output::{self, size},
 };
 
@@ -49,8 +48,7 @@ pub fn form_of(to: &Path, named: Option<&str>) -> Option<Form> {
 pub fn run(writer: &Writer<'_>, from: &OsStr, to: &Path, form: Form) -> Result<u8> {
     let tree = Disks::new(writer.cli);
     let format = writer.options.format.as_deref().map(str::parse).transpose()?;
-    let secrets = config::secrets(&writer.cli.sources)?;
-    let Found { machine, sources } = machine::find(&tree, from, format, &secrets)?;
+    let Found { machine, sources } = machine::find(&tree, from, format)?;
     let started = Instant::now();
     let stem = to.file_stem().ok_or_else(|| Error::invalid(format!("{} is no file name", to.display())))?;
     let stem = stem.to_string_lossy().into_owned();

@@ -72,8 +72,7 @@ fn one(
     report: PathBuf,
 ) -> Result<Verdict> {
     let mut signs = Signs::parse(&options.wait_for)?;
-    let secrets = config::secrets(&cli.sources)?;
-    let mut found = machine::find(disks, path, None, &secrets)?;
+    let mut found = machine::find(disks, path, None)?;
     if let Some(name) = &options.firmware {
         let unknown = || Error::invalid(format!("there is no firmware {name}; there are bios, uefi and secure-boot"));
         found.machine.firmware = Some(Firmware::of_name(name).ok_or_else(unknown)?);

@@ -189,7 +189,10 @@ impl Pass<'_, '_> {
                     self.failed(&Error::new(ErrorKind::Limit, "too many directories in each other"));
                 }
                 Ok(Some(Node::Dir(dir))) => {
-                    self.dir(&Node::Dir(dir.clone()))?;
+                    let (node, path) = (Node::Dir(dir.clone()), self.path.clone());
+                    self.dir(&node)?;
+                    self.beside(&node, &entry.name)?;
+                    self.path = path;
                     stack.push((Listing::new(dir), self.path.len()));
                 }
                 Ok(Some(node)) => self.leaf(&node, &entry.name)?,
@@ -236,10 +239,14 @@ impl Pass<'_, '_> {
         self.run.progress.found(1, size);
         self.entry(node, &attributes)?;
         self.run.progress.done(1, 0);
-        let Node::File(file) = node else { return Ok(()) };
+        if let Node::File(_) = node { self.beside(node, name) } else { Ok(()) }
+    }
+
+    /// The alternate data streams of `node`, which is called `name` and has the path that was written last.
+    fn beside(&mut self, node: &Node, name: &[u8]) -> Result<()> {
         let path = self.path.clone();
         let len = path.len() - name.len();
-        for (name, node) in self.run.beside(file.as_ref(), name, &|| path.clone()) {
+        for (name, node) in self.run.beside(node.inode(), name, &|| path.clone()) {
             self.path.truncate(len);
             self.path.extend_from_slice(&name);
             if let Ok(attributes) = node.inode().attributes() {

@@ -12,30 +12,44 @@ mod node;
 mod view;
 mod volumes;
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::{
+    ops::ControlFlow,
+    sync::{Arc, OnceLock},
+};
 
 use blockdev::Result;
 
 use self::volumes::Shown;
 pub use self::volumes::{Guest, NamedDisk};
-use super::{
-    folder::{Child, Folder, link},
-    folder_attributes,
-};
+use super::folder::{Child, Folder, kept, link};
 use crate::node::{Attributes, Dir, Entry, Inode, Kind, Node, Xattr};
 
 /// The folder `files` of `guest`: a folder for each disk, or the volumes of its only one.
 pub fn folder(guest: Arc<Guest>, by_disk: bool) -> Child {
     let ino = guest.ino(&[b"files"]);
-    Child::new("files", Kind::Dir, ino, Node::Dir(Arc::new(Files { guest, by_disk })))
+    let files = Files { guest, by_disk, of_disks: OnceLock::new(), of_guest: OnceLock::new() };
+    Child::new("files", Kind::Dir, ino, Node::Dir(Arc::new(files)))
 }
 
 struct Files {
     guest: Arc<Guest>,
     by_disk: bool,
+    /// Its children, when they have been made. A failure is not kept.
+    of_disks: OnceLock<Vec<Child>>,
+    of_guest: OnceLock<Vec<Child>>,
 }
 
 impl Files {
+    /// The children that the disks tell.
+    fn own(&self) -> Result<&[Child]> {
+        kept(&self.of_disks, || self.of_disks())
+    }
+
+    /// The children that the guest tells.
+    fn seen(&self) -> Result<&[Child]> {
+        kept(&self.of_guest, || self.of_guest(self.own()?))
+    }
+
     /// What is told by the disks: folders of disks, or the volumes of the only one.
     fn of_disks(&self) -> Result<Vec<Child>> {
         let guest = &self.guest;
@@ -61,7 +75,7 @@ impl Files {
 
 impl Inode for Files {
     fn attributes(&self) -> Result<Attributes> {
-        Ok(folder_attributes(self.guest.ino(&[b"files"]), self.guest.time()))
+        Ok(Attributes::of_folder(self.guest.ino(&[b"files"]), self.guest.time()))
     }
 
     fn xattrs(&self) -> Result<Vec<Xattr>> {
@@ -71,17 +85,15 @@ impl Inode for Files {
 
 impl Dir for Files {
     fn lookup(&self, name: &[u8]) -> Result<Option<Node>> {
-        let own = self.of_disks()?;
-        if let Some(child) = own.iter().find(|c| c.name() == name) {
+        if let Some(child) = self.own()?.iter().find(|c| c.name() == name) {
             return Ok(Some(child.node()));
         }
-        Ok(self.of_guest(&own)?.iter().find(|c| c.name() == name).map(Child::node))
+        Ok(self.seen()?.iter().find(|c| c.name() == name).map(Child::node))
     }
 
     fn list(&self, cookie: u64, sink: &mut dyn FnMut(Entry) -> ControlFlow<()>) -> Result<()> {
-        let mut children = self.of_disks()?;
-        children.extend(self.of_guest(&children)?);
-        for (child, cookie) in children.iter().zip(1..).skip(cookie as usize) {
+        let children = self.own()?.iter().chain(self.seen()?);
+        for (child, cookie) in children.zip(1..).skip(cookie as usize) {
             if sink(child.entry(cookie)).is_break() {
                 break;
             }

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     node::{Attributes, Dir, Entry, File, Inode, Kind, Node, StoredDigest, Symlink, Xattr},
-    providers::{file_attributes, folder_attributes, ino},
+    providers::ino,
 };
 
 /// The topmost directory of a filesystem. It is opened when it is first looked into.
@@ -66,6 +66,16 @@ impl Guest {
         Ok(Arc::new(Disk::sharing(vec![layer], BlockSizes::CLASSIC, Arc::clone(self.mount.units()))?))
     }
 
+    /// Its alternate data streams, by the names that the tree shows.
+    fn streams(&self) -> Result<Vec<(Vec<u8>, Node)>> {
+        let node = |stream: guestfs::Stream| {
+            let guest = Self::new(&self.mount, &self.fs, self.id);
+            let name = names::shown(&stream.name).into_owned();
+            (name, Node::File(Arc::new(GuestStream { guest, stream }) as Arc<dyn File>))
+        };
+        Ok(self.asked(self.fs.streams(self.id))?.into_iter().map(node).collect())
+    }
+
     /// The node of another file.
     fn node(&self, id: FileId) -> Result<Node> {
         let guest = Self::new(&self.mount, &self.fs, id);
@@ -109,6 +119,10 @@ macro_rules! inode {
 
             fn xattrs(&self) -> Result<Vec<Xattr>> {
                 self.0.asked(self.0.fs.xattrs(self.0.id))
+            }
+
+            fn alternate_streams(&self) -> Result<Vec<(Vec<u8>, Node)>> {
+                self.0.streams()
             }
         }
     )*};
@@ -164,16 +178,6 @@ impl File for GuestFile {
     fn digest(&self) -> Result<Option<StoredDigest>> {
         Ok(None)
     }
-
-    fn alternate_streams(&self) -> Result<Vec<(Vec<u8>, Node)>> {
-        let streams = self.0.asked(self.0.fs.streams(self.0.id))?;
-        let node = |stream: guestfs::Stream| {
-            let guest = Guest::new(&self.0.mount, &self.0.fs, self.0.id);
-            let name = names::shown(&stream.name).into_owned();
-            (name, Node::File(Arc::new(GuestStream { guest, stream }) as Arc<dyn File>))
-        };
-        Ok(streams.into_iter().map(node).collect())
-    }
 }
 
 impl Symlink for GuestLink {
@@ -193,7 +197,7 @@ impl Inode for GuestStream {
         let m = self.guest.metadata()?;
         let ino = ino(&[b"stream", &number(&self.guest.mount, self.guest.id).to_le_bytes(), &self.stream.name]);
         let (uid, gid) = (m.uid, m.gid);
-        let own = file_attributes(ino, m.permissions & 0o666, self.stream.size, m.modified);
+        let own = Attributes::of_file(ino, m.permissions & 0o666, self.stream.size, m.modified);
         Ok(Attributes { uid, gid, atime: m.accessed, ctime: m.changed, ..own })
     }
 
@@ -225,7 +229,7 @@ impl Top {
 impl Inode for Top {
     fn attributes(&self) -> Result<Attributes> {
         let (ino, time) = self.0.place();
-        let unknown = || Attributes { ino, ..folder_attributes(ino, time) };
+        let unknown = || Attributes { ino, ..Attributes::of_folder(ino, time) };
         Ok(self.dir().and_then(|dir| dir.attributes()).map_or_else(|_: Error| unknown(), |a| Attributes { ino, ..a }))
     }
 

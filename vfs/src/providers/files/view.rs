@@ -86,6 +86,10 @@ impl Inode for Seen {
     fn xattrs(&self) -> Result<Vec<Xattr>> {
         self.dir.xattrs()
     }
+
+    fn alternate_streams(&self) -> Result<Vec<(Vec<u8>, Node)>> {
+        self.dir.alternate_streams()
+    }
 }
 
 impl Dir for Seen {
@@ -121,6 +125,10 @@ impl Inode for Renumbered {
 
     fn xattrs(&self) -> Result<Vec<Xattr>> {
         self.dir.xattrs()
+    }
+
+    fn alternate_streams(&self) -> Result<Vec<(Vec<u8>, Node)>> {
+        self.dir.alternate_streams()
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::MachinePoint;
 use crate::{
     node::{Attributes, File, Inode, Kind, Node, StoredDigest, Time, Xattr},
-    providers::{file_attributes, folder::Child},
+    providers::folder::Child,
 };
 
 /// Its name beside the disks.
@@ -87,7 +87,7 @@ struct Text {
 
 impl Inode for Text {
     fn attributes(&self) -> Result<Attributes> {
-        Ok(file_attributes(self.ino, 0o444, self.bytes.len() as u64, self.time))
+        Ok(Attributes::of_file(self.ino, 0o444, self.bytes.len() as u64, self.time))
     }
 
     fn xattrs(&self) -> Result<Vec<Xattr>> {

@@ -22,7 +22,7 @@ use super::{
     disks::{Subject, faces, image_in},
     files::{self, Guest},
     folder::{Child, Folder},
-    folder_attributes, ino,
+    ino,
     points::PointSet,
 };
 use crate::node::{Attributes, Dir, Entry, Inode, Kind, Node, Time, Xattr};
@@ -141,7 +141,7 @@ impl MachinePoint {
 
 impl Inode for Machines {
     fn attributes(&self) -> Result<Attributes> {
-        Ok(folder_attributes(ino(&[b"machines"]), self.points.shared().since()))
+        Ok(Attributes::of_folder(ino(&[b"machines"]), self.points.shared().since()))
     }
 
     fn xattrs(&self) -> Result<Vec<Xattr>> {

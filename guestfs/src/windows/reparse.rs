@@ -74,7 +74,8 @@ impl Reparse {
         self.bytes
     }
 
-    fn tag(&self) -> u32 {
+    /// Its tag.
+    pub fn tag(&self) -> u32 {
         le32(&self.bytes, 0)
     }
 

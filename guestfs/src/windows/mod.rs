@@ -1,0 +1,4 @@
+//! What the filesystems of Windows share: [`filetime`]s and [`reparse`] points.
+
+pub mod filetime;
+pub mod reparse;

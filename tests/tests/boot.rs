@@ -179,7 +179,7 @@ fn native_configurations() {
         ("proxmox", "import-from=disk1.qcow2"),
         ("vmx", "fileName = \"disk1.vmdk\""),
         ("hyperv", "'disk1.vhdx'"),
-        ("libvirt", "<source file='disk1.qcow2'/>"),
+        ("libvirt", "<source file='/var/lib/libvirt/images/disk1.qcow2'/>"),
     ] {
         let text = revenant.run(["inspect", &path, "--as", kind]).good().text();
         assert!(text.contains("web01") && text.contains(wanted), "{kind}: {text}");

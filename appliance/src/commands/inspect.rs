@@ -56,7 +56,9 @@ pub fn native(cli: &Cli, paths: &[OsString], format: Option<&str>, kind: &str) -
     let mut out = output::stdout();
     for path in paths {
         let found = machine::find(&disks, path, format)?;
-        let file = |source: &DiskSource| format!("{}.{}", machine::disk_name(source), kind.disk_extension());
+        let file = |source: &DiskSource| {
+            format!("{}{}.{}", kind.disk_folder(), machine::disk_name(source), kind.disk_extension())
+        };
         let files: Vec<String> = found.sources.iter().map(file).collect();
         let config = native::write(kind, &found.machine, &files)?;
         config.notes.iter().for_each(|note| output::note(note));
@@ -238,7 +240,6 @@ impl<'a> Machine<'a> {
     }
 }
 
-/// Who the guest on these volumes is. Filesystems that cannot be opened say nothing.
 /// The volumes of the disks of one machine.
 pub fn survey(sources: &[DiskSource], secrets: &Secrets) -> Survey {
     let device = |disk: &Arc<Disk>| -> Arc<dyn BlockDevice> { Arc::<Disk>::clone(disk) };

@@ -53,6 +53,17 @@ impl Kind {
     }
 }
 
+impl Kind {
+    /// What stands before the names of disk images: libvirt takes whole paths only, and this is where its own are.
+    #[must_use]
+    pub const fn disk_folder(self) -> &'static str {
+        match self {
+            Self::Libvirt => "/var/lib/libvirt/images/",
+            Self::Proxmox | Self::Vmx | Self::HyperV => "",
+        }
+    }
+}
+
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())

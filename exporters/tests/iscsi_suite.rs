@@ -83,7 +83,7 @@ fn run(test: &str, url: &str) -> (Outcome, String) {
         Some(124) => Outcome::Hung,
         _ if text.contains("[SKIPPED]") => Outcome::Skipped,
         // The line of the summary: total, ran, passed, failed, inactive.
-        Some(0) if text.lines().any(|line| passed(line)) => Outcome::Passed,
+        Some(0) if text.lines().any(passed) => Outcome::Passed,
         _ => Outcome::Failed,
     };
     (outcome, text)

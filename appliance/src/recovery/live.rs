@@ -9,7 +9,7 @@ use std::{
 
 use blockdev::{
     BlockDevice, Error, Result, WriteAt,
-    layers::{Counted, Counters, Operation},
+    layers::{Counted, Counters, Operation, Prefetched, prefetch},
     overlay::{self, Overlay},
 };
 use parking_lot::Mutex;
@@ -20,6 +20,7 @@ use super::{
     store::Store,
 };
 use crate::{
+    boot_traces,
     commands::{
         Opened,
         source::{DiskSource, Disks},
@@ -27,6 +28,9 @@ use crate::{
     config,
     guest_fix::{self, apply::Place},
 };
+
+/// Memory for what is read ahead of a disk that is being started from, in bytes.
+const PREFETCH: u64 = 64 << 20;
 
 /// A disk that a hypervisor reads and writes.
 pub struct LiveDisk {
@@ -72,11 +76,12 @@ impl Live {
         let overlays = folder.join("overlays");
         fs::create_dir_all(&overlays).map_err(|e| Error::io(format!("cannot make {}", overlays.display()), e))?;
         let sources = Disks::opened(&record.sources, Arc::clone(opened));
+        let cache = config::options(&record.sources)?.cache;
         let mut disks = Vec::new();
         for disk in &record.disks {
             step(&format!("overlay over {}", disk.source));
             let source = sources.one(disk.source.as_ref(), None)?;
-            let base: Arc<dyn BlockDevice> = Arc::<blockdev::images::Disk>::clone(&source.image.disk);
+            let mut base: Arc<dyn BlockDevice> = Arc::<blockdev::images::Disk>::clone(&source.image.disk);
             if base.size() != disk.size {
                 let is = base.size();
                 let was = disk.size;
@@ -84,6 +89,14 @@ impl Live {
                     "{} has {is} bytes, and had {was} when the session began",
                     disk.source
                 )));
+            }
+            // What it was read for when it was last started is read ahead.
+            let known = cache.as_ref().filter(|_| record.qemu.is_some());
+            if let Some(trace) =
+                known.and_then(|cache| boot_traces::load(cache, &record.machine, &disk.name, base.size()))
+            {
+                let options = prefetch::Options { memory: PREFETCH, ..prefetch::Options::default() };
+                base = Arc::new(Prefetched::new(base, &trace, &options)?);
             }
             let path = record.overlay(&folder, disk);
             let mut options = overlay::Options::new(String::from_utf8_lossy(&source.identity));

@@ -141,7 +141,10 @@ fn a_sparse_disk_of_200_gib() {
 #[test]
 fn a_sparse_disk_of_2_tib() {
     let random = &mut Random(21);
-    let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|kind| kind.format().name() != "vhd").collect();
+    // QEMU takes a minute for the grains of each sparse VMDK: those of 200 GiB show the same.
+    let is_slow = |kind: &Kind| matches!(kind, Kind::VmdkSparse | Kind::VmdkStream);
+    let kinds =
+        Kind::ALL.into_iter().filter(|kind| kind.format().name() != "vhd" && !is_slow(kind)).collect::<Vec<_>>();
     check(&Pieces::random((2 << 40) + 512, 30, random), &kinds, random);
 }
 

@@ -59,8 +59,6 @@ pub enum Door {
     Iscsi,
     /// A datastore by NFS version 3
     Nfs,
-    /// A share by Samba
-    Smb,
 }
 
 /// One recovery in progress.

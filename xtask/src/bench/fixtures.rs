@@ -15,7 +15,7 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::lab::Lab;
-use super::{data, guests, synthetic};
+use super::{data, guests, recover, synthetic};
 
 /// A volume to measure and all that belongs to it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -47,6 +47,8 @@ pub enum Kind {
     Lzo,
     /// Disks of guests with every kind of filesystem, by stock Bacula.
     Guests,
+    /// A machine that can be started: its disk in a Full and Incrementals, by stock Bacula.
+    Boot,
     /// One 64 GiB file, its volume written sparsely by [`synthetic`].
     Sparse64,
     /// One million tiny files, by [`synthetic`].
@@ -89,6 +91,7 @@ impl Fixtures {
             Kind::Gzip => "gzip".to_owned(),
             Kind::Lzo => "lzo".to_owned(),
             Kind::Guests => "guests".to_owned(),
+            Kind::Boot => "boot".to_owned(),
             Kind::Sparse64 => "sparse64".to_owned(),
             Kind::Million => "million".to_owned(),
         };
@@ -112,8 +115,9 @@ impl Fixtures {
             Kind::Guests => {
                 let text = self.source("text", data::compressible)?;
                 let source = self.source("guests", |folder| guests::make(folder, &text))?;
-                self.by_bacula(&name, &source, "big-ext4.raw", &["--signature", "none"])?
+                self.by_bacula(&name, &source, "big-ext4.raw", &["--signature", "none", "--sparse"])?
             }
+            Kind::Boot => self.chain(&name)?,
             Kind::Sparse64 => synthetic::one_big_file(&self.folder, &name)?,
             Kind::Million => synthetic::many_files(&self.folder, &name, 1_000_000)?,
         };
@@ -134,6 +138,22 @@ impl Fixtures {
         Ok(folder)
     }
 
+    /// A chain of jobs, whose source is made between them.
+    fn chain(&self, name: &str) -> Result<Fixture> {
+        let (lab, folder) = (self.lab(), self.folder.join("data").join(name));
+        fs::create_dir_all(&folder)?;
+        lab.up()?;
+        let made = (|| {
+            lab.forget_volumes(name)?;
+            let last = recover::make(&lab, name, &folder)?;
+            let catalog = self.folder.join(format!("{name}.sqlite"));
+            lab.dump_catalog(&catalog)?;
+            recover::describe(name, &only_volume(&lab, name)?, &catalog, &folder, &last)
+        })();
+        lab.stop()?;
+        made
+    }
+
     fn by_bacula(&self, name: &str, source: &Path, big: &str, options: &[&str]) -> Result<Fixture> {
         let lab = self.lab();
         lab.up()?;
@@ -144,20 +164,26 @@ impl Fixtures {
             lab.full(name)?;
             let catalog = self.folder.join(format!("{name}.sqlite"));
             lab.dump_catalog(&catalog)?;
-            let volumes = fs::read_dir(lab.device(name))?.map(|e| Ok(e?.path())).collect::<Result<Vec<_>>>()?;
-            ensure!(volumes.len() == 1, "{}: one volume expected, not {}", lab.device(name).display(), volumes.len());
+            let volume = only_volume(&lab, name)?;
             let raw = source.join(big);
             Ok(Fixture {
                 name: name.to_owned(),
-                volume: volumes[0].clone(),
+                volume_bytes: fs::metadata(&volume)?.len(),
+                volume,
                 catalog,
                 big_file: raw.to_string_lossy().into_owned(),
                 big_file_bytes: fs::metadata(&raw)?.len(),
                 raw: Some(raw),
-                volume_bytes: fs::metadata(&volumes[0])?.len(),
             })
         })();
         lab.stop()?;
         made
     }
+}
+
+/// The volume of job `name`.
+fn only_volume(lab: &Lab, name: &str) -> Result<PathBuf> {
+    let mut volumes = fs::read_dir(lab.device(name))?.map(|e| Ok(e?.path())).collect::<Result<Vec<_>>>()?;
+    ensure!(volumes.len() == 1, "{}: one volume expected, not {}", lab.device(name).display(), volumes.len());
+    volumes.pop().context("a volume")
 }

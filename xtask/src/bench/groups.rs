@@ -11,13 +11,14 @@ use super::iscsi;
 use super::lab::Lab;
 use super::measure;
 use super::nfs;
+use super::recover;
 use super::synthetic;
 use super::table::{Outcome, Table};
 use crate::cmd::{self, quoted};
 use crate::mounted::Mounted;
 
 /// The groups, by the name that selects them.
-pub const GROUPS: [(&str, Group); 11] = [
+pub const GROUPS: [(&str, Group); 12] = [
     ("list", list),
     ("first-byte", first_byte),
     ("sequential", sequential),
@@ -29,6 +30,7 @@ pub const GROUPS: [(&str, Group); 11] = [
     ("iscsi", iscsi::iscsi),
     ("convert", disks::convert),
     ("guests", guests::guests),
+    ("recover", recover::recover),
 ];
 
 /// Measures one group.
@@ -101,7 +103,7 @@ impl Bench {
         Ok(quoted(&format!("{}{}", self.job_path(fixture)?, fixture.big_file)))
     }
 
-    fn lab(&self) -> Lab {
+    pub(super) fn lab(&self) -> Lab {
         self.fixtures.lab()
     }
 }
@@ -118,7 +120,7 @@ fn file_name(path: &Path) -> String {
 }
 
 /// `-V VOLUME DEVICE`, the last words of every stock tool.
-fn stock_volume(fixture: &Fixture) -> String {
+pub(super) fn stock_volume(fixture: &Fixture) -> String {
     let device = fixture.volume.parent().unwrap_or(Path::new("."));
     format!("-V {} {}", file_name(&fixture.volume), quoted(&device.to_string_lossy()))
 }

@@ -35,8 +35,13 @@ impl Lab {
 
     /// Runs a Full of `name`; the JobId.
     pub fn full(&self, name: &str) -> Result<u32> {
+        self.backup(name, "Full")
+    }
+
+    /// Runs a job of `name` at `level`; the JobId.
+    pub fn backup(&self, name: &str, level: &str) -> Result<u32> {
         let mut command = self.script("backup");
-        command.args([name, "Full"]);
+        command.args([name, level]);
         eprintln!("$ {}", cmd::shown(&command));
         let out = String::from_utf8(cmd::output(&mut command)?)?;
         out.trim().parse().with_context(|| format!("bacula-lab.sh backup {name} printed no JobId: {out:?}"))

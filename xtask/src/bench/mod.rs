@@ -14,6 +14,7 @@ pub mod measure;
 mod minimal_catalog;
 mod nfs;
 pub mod nfs_load;
+mod recover;
 mod server;
 mod synthetic;
 mod table;
@@ -30,7 +31,7 @@ use groups::{Bench, GROUPS};
 /// What to measure and how.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// Groups to measure (list, first-byte, sequential, fuse, extract, library, nbd, iscsi, nfs, convert, guests); all if none is named
+    /// Groups to measure (list, first-byte, sequential, fuse, extract, library, nbd, iscsi, nfs, convert, guests, recover); all if none is named
     names: Vec<String>,
     /// Where the benchmark volumes are, or will be made: about 25 GiB [default: target/bench]
     #[arg(long)]

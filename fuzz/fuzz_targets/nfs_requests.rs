@@ -23,7 +23,7 @@ use std::{
 use blockdev::{BlockDevice, BlockSizes, Extent, MappedRun, ReadAt, containers::Kind};
 use exporters::nfs::{Clients, Config, Export, ExportOptions, Limits, Transport, serve};
 use vfs::{
-    node::{Dir, Node, SetAttributes},
+    node::{Node, SetAttributes},
     providers::datastore::{Datastore, Device, DiskSource, Settings},
 };
 

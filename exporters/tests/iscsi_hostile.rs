@@ -329,12 +329,13 @@ fn mutated_sessions() {
         let len = u32::from_be_bytes([0, head[5], head[6], head[7]]) as usize;
         rest = &after[len.next_multiple_of(4)..];
     }
-    // Commands are answered in the order in which they are done; login comes first.
+    // Commands are answered in the order in which they are done; login comes first. The read is answered, or aborted before.
     assert_eq!(kinds.first(), Some(&0x23));
-    let mut expected = [0x23, 0x25, 0x25, 0x21, 0x21, 0x25, 0x21, 0x22, 0x20, 0x24, 0x26];
-    expected.sort_unstable();
+    let data = kinds.iter().filter(|kind| **kind == 0x25).count();
+    kinds.retain(|kind| *kind != 0x25);
     kinds.sort_unstable();
-    assert_eq!(kinds, expected, "as it is, it works");
+    assert_eq!(kinds, [0x20, 0x21, 0x21, 0x21, 0x22, 0x23, 0x24, 0x26], "as it is, it works");
+    assert!((2..=3).contains(&data), "{data}");
     let odd = noise(session.len());
     for (at, odd) in odd.iter().enumerate() {
         let mut damaged = session.clone();

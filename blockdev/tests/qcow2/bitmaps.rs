@@ -16,13 +16,13 @@ impl Lab {
 
     /// What QEMU says is dirty.
     fn qemu_ranges(&self, name: &str, bitmap: &str) -> Vec<Range<u64>> {
-        // Not one name for all: a server removes its socket when it ends, which is later than it is told to.
+        // Not one name for all: a server removes its files when it ends, which is later than it is told to.
         let socket = self.path(&format!("socket-{bitmap}"));
-        let arguments =
-            ["--read-only", "--fork", "--persistent", "--pid-file", "pid", "-f", "qcow2", "-B", bitmap, "-k"];
+        let pid = self.path(&format!("pid-{bitmap}"));
+        let arguments = ["--read-only", "--fork", "--persistent", "-f", "qcow2", "-B", bitmap];
         let server = Command::new("qemu-nbd")
             .args(arguments)
-            .args([socket.as_os_str(), name.as_ref()])
+            .args(["--pid-file".as_ref(), pid.as_os_str(), "-k".as_ref(), socket.as_os_str(), name.as_ref()])
             .current_dir(self.folder.path())
             .stdin(Stdio::null())
             .status();
@@ -32,7 +32,7 @@ impl Lab {
             socket.display()
         );
         let map = Command::new("qemu-img").args(["map", "--output=json", "--image-opts", &target]).output().unwrap();
-        let pid = fs::read_to_string(self.path("pid")).unwrap();
+        let pid = fs::read_to_string(&pid).unwrap();
         run("kill", [pid.trim()]);
         let map: serde_json::Value = serde_json::from_slice(&map.stdout).unwrap();
         let mut ranges: Vec<Range<u64>> = Vec::new();

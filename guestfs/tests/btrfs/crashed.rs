@@ -139,7 +139,11 @@ fn after_fsync_with_holes_as_items_and_compression() {
 fn at_random() {
     let runs = std::env::var("REVENANT_CRASHES").ok().and_then(|n| n.parse().ok()).unwrap_or(2);
     let mut replayed = 0;
-    for seed in 0..runs {
+    // The kernel may commit by itself just before the crash, and leave no log: then another run has to show one.
+    for seed in 0..runs + 20 {
+        if seed >= runs && replayed > 0 {
+            break;
+        }
         let Some(machine) = Machine::new(1, 128, &[], "noatime,commit=300") else { return };
         println!("seed {seed}");
         python(&machine, RANDOM, seed);

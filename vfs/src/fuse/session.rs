@@ -100,6 +100,9 @@ impl Mount {
                 // Kept, so that nobody tries to unmount what is gone.
                 state.ended = Some(Ok(()));
                 let shown = shared.mountpoint.display();
+                // That is how the kernel may tell of the end of a mount which was detached while it was in use.
+                let is_end = |e: &io::Error| e.kind() == io::ErrorKind::ConnectionAborted && state.unmounted.is_some();
+                let ended = ended.or_else(|e| if is_end(&e) { Ok(()) } else { Err(e) });
                 return ended.map_err(|e| Error::io(format!("the mount on {shown} ended by a failure"), e));
             }
             if state.aborted {

@@ -14,7 +14,7 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use blockdev::{Error, ErrorKind, ExtentKind, ReadAt, Result};
+use blockdev::{Error, ErrorKind, Extent, ExtentKind, ReadAt, Result};
 use parking_lot::{Condvar, Mutex};
 use rustix::fd::{AsFd, OwnedFd};
 
@@ -205,12 +205,17 @@ struct Copy<'c, O> {
 impl<O: Out> Copy<'_, O> {
     fn range(&mut self, range: Range<u64>) -> Result<()> {
         let mut at = range.start;
+        // Finding out may cost more than a chunk does: an extent is asked for once.
+        let mut known: Option<Extent> = None;
         while at < range.end {
             self.go_on()?;
-            let (kind, end) = match self.content.extent_at(at) {
-                Ok(Some(extent)) if extent.range.end > at => (extent.kind, extent.range.end),
+            if known.as_ref().is_none_or(|extent| extent.range.end <= at) {
+                known = self.content.extent_at(at).ok().flatten().filter(|extent| extent.range.end > at);
+            }
+            let (kind, end) = match &known {
+                Some(extent) => (extent.kind, extent.range.end),
                 // Not to be known: try to read it.
-                _ => (ExtentKind::Data, at.saturating_add(CHUNK as u64)),
+                None => (ExtentKind::Data, at.saturating_add(CHUNK as u64)),
             };
             let mut end = end.min(range.end);
             if kind == ExtentKind::Data {

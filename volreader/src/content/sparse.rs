@@ -139,6 +139,30 @@ impl Sparse {
         found
     }
 
+    /// Where the bytes that are stored without a gap end, at or behind the end of `stored`.
+    ///
+    /// Records do not overlap, so those between two of equal length leave no gap when the later one starts as many lengths
+    /// further on as it is records further on. The last such record is looked for in growing steps.
+    fn data_end(&self, stored: Stored) -> u64 {
+        let left = self.raw.segments.record(stored.ordinal).map_or(0, |(run, n)| run.count - n - 1);
+        let is_joined = |n: u64| {
+            let at = n.checked_mul(stored.len).and_then(|far| stored.offset.checked_add(far));
+            n <= left && self.stored(stored.ordinal + n).is_ok_and(|other| Some(other.offset) == at)
+        };
+        let (mut joined, mut step) = (0, 1);
+        while is_joined(joined + step) {
+            joined += step;
+            step *= 2;
+        }
+        while step > 1 {
+            step /= 2;
+            if is_joined(joined + step) {
+                joined += step;
+            }
+        }
+        stored.end().saturating_add(joined.saturating_mul(stored.len))
+    }
+
     /// Where what is not stored around `at` ends.
     fn gap_end(&self, around: &Around, at: u64) -> u64 {
         around.after.map_or(self.size, |after| after.offset.max(at)).min(self.size)
@@ -186,7 +210,7 @@ impl ReadAt for Sparse {
         }
         let around = self.around(offset)?;
         Ok(Some(match around.before.filter(|s| offset < s.end()) {
-            Some(stored) => Extent { range: offset..stored.end().min(self.size), kind: ExtentKind::Data },
+            Some(stored) => Extent { range: offset..self.data_end(stored).min(self.size), kind: ExtentKind::Data },
             None => {
                 // What is lost was data; reading it says why.
                 let kind = if around.lost.is_some() { ExtentKind::Data } else { ExtentKind::Hole };

@@ -302,6 +302,22 @@ fn a_missing_volume_is_waited_for() {
     assert_eq!(back[0]["problem"], Value::Null);
 }
 
+/// Only machines that were named may connect to the network's side of a door, whatever the protocol.
+#[test]
+fn doors_are_for_those_that_are_allowed() {
+    if !installed("who may connect", &["qemu-io"]) {
+        return;
+    }
+    let recovery = Recovery::new();
+    let _daemon = recovery.daemon();
+    for (network, is_allowed) in [("127.0.0.0/8", true), ("10.0.0.0/8", false)] {
+        let session = recovery.run(&["recover", "web01", "--listen", "127.0.0.1:0", "--allow", network]).json();
+        let mut command = Command::new("qemu-io");
+        command.args(["-f", "raw", "-c", "read 0 4k"]).arg(uri(&session, 0));
+        assert_eq!(run_within(&mut command, LIMIT).code() == Some(0), is_allowed, "{network}");
+    }
+}
+
 /// A session ends when its time is over; without a daemon one is started, and what cannot be recovered is said.
 #[test]
 fn leases_quotes_and_refusals() {

@@ -21,7 +21,7 @@ mod server;
 mod session;
 mod tls;
 
-pub use crate::net::{Address, Listener, Report, Transport};
+pub use crate::net::{Address, Clients, Listener, Report, Transport};
 pub use export::{ChangedBlocks, ChangedRun, Disk, Export, Exports};
 pub use limits::Limits;
 pub use negotiation::{Agreement, Negotiation, Outcome};

@@ -15,13 +15,15 @@ use super::{
     session,
     tls::Tls,
 };
-use crate::net::{self, Address, Listener, Report, Service, Transport};
+use crate::net::{self, Address, Clients, Listener, Report, Service, Transport};
 
 /// Settings of a server.
 #[derive(Default)]
 pub struct Config {
     /// Bounds.
     pub limits: Limits,
+    /// Which machines may connect.
+    pub clients: Clients,
     /// Encryption, if it is offered.
     pub tls: Option<Tls>,
     /// Who is told what went wrong with clients.
@@ -85,6 +87,10 @@ impl Service for Nbd {
 
     fn stall(&self) -> Duration {
         self.config.limits.stall
+    }
+
+    fn admits(&self, peer: &Address) -> std::result::Result<(), String> {
+        self.config.clients.admits(peer)
     }
 
     fn serve(&self, transport: &Arc<dyn Transport>, draining: &AtomicBool) -> io::Result<()> {

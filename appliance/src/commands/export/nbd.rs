@@ -57,6 +57,7 @@ pub fn run(cli: &Cli, paths: &[OsString], options: &NbdOptions) -> Result<u8> {
         limits: Limits { connections: options.max_connections, ..Limits::default() },
         tls: tls(options)?,
         report: Some(Box::new(output::note)),
+        ..Config::default()
     };
     let server = nbd::Server::start(config, exports, listeners(options)?)?;
     tell(cli, &server, &sources, &names, options.overlay.is_some())?;

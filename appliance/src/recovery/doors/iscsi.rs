@@ -2,14 +2,14 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use blockdev::{Error, Result};
+use blockdev::Result;
 use exporters::{
     Disk,
-    iscsi::{Address, Clients, Config, Listener, Server, Target, Targets},
+    iscsi::{Config, Server, Target, Targets},
     scsi::{LogicalUnit, Options},
 };
 
-use super::{super::live::LiveDisk, Record, Serving};
+use super::{super::live::LiveDisk, Record, Serving, sockets};
 use crate::output;
 
 const GRACE: Duration = Duration::from_secs(10);
@@ -27,14 +27,7 @@ pub fn target(record: &Record) -> String {
 }
 
 pub fn open(record: &Record, folder: &Path, disks: &[LiveDisk]) -> Result<Box<dyn Serving>> {
-    let mut listeners = Vec::new();
-    for address in record.wanted(LISTEN) {
-        listeners.extend(Listener::tcp(&address)?);
-    }
-    let is_open = |listener: &Listener| matches!(listener.address(), Address::Tcp(a) if !a.ip().is_loopback());
-    if record.allow.is_empty() && listeners.iter().any(is_open) {
-        return Err(Error::invalid("other machines reach this address: name those that may connect by --allow"));
-    }
+    let (listeners, clients) = sockets(record, &record.wanted(LISTEN))?;
     let targets = Arc::new(Targets::new());
     let target = targets.insert(Target::new(target(record))?)?;
     for (lun, disk) in (0..).zip(disks) {
@@ -48,11 +41,7 @@ pub fn open(record: &Record, folder: &Path, disks: &[LiveDisk]) -> Result<Box<dy
         };
         target.insert(lun, Arc::new(LogicalUnit::new(Disk::Writable(Arc::clone(&disk.disk)), options)?))?;
     }
-    let config = Config {
-        clients: Clients::new(record.allow.iter().map(String::as_str), false)?,
-        report: Some(Box::new(output::note)),
-        ..Config::default()
-    };
+    let config = Config { clients, report: Some(Box::new(output::note)), ..Config::default() };
     let server = Server::start(config, targets, listeners)?;
     let names = disks.iter().map(|disk| disk.name.clone()).collect();
     Ok(Box::new(Iscsi { server, name: self::target(record), names }))

@@ -6,7 +6,8 @@ mod nfs;
 
 use std::path::Path;
 
-use blockdev::Result;
+use blockdev::{Error, Result};
+use exporters::nbd::{Address, Clients, Listener};
 
 use super::{
     live::LiveDisk,
@@ -44,4 +45,26 @@ pub fn open(record: &Record, folder: &Path, disks: &[LiveDisk]) -> Result<Vec<Bo
         Door::Iscsi => Ok(vec![own, iscsi::open(record, folder, disks)?]),
         Door::Nfs => Ok(vec![own, nfs::open(record, folder, disks)?]),
     }
+}
+
+/// The sockets of a door, and the machines that may connect there. What other machines reach is for those that were named.
+///
+/// # Errors
+///
+/// When an address is taken, or is open to machines of which none was named.
+fn sockets(record: &Record, addresses: &[String]) -> Result<(Vec<Listener>, Clients)> {
+    let mut listeners = Vec::new();
+    for address in addresses {
+        listeners.extend(Listener::tcp(address)?);
+    }
+    let is_open = |listener: &&Listener| matches!(listener.address(), Address::Tcp(a) if !a.ip().is_loopback());
+    if record.allow.is_empty()
+        && let Some(open) = listeners.iter().find(is_open)
+    {
+        return Err(Error::invalid(format!(
+            "other machines reach {}: name those that may connect by --allow (0.0.0.0/0 and ::/0 are all)",
+            open.address()
+        )));
+    }
+    Ok((listeners, Clients::new(record.allow.iter().map(String::as_str), false)?))
 }

@@ -7,11 +7,11 @@ use std::{
 };
 
 use blockdev::Result;
-use exporters::nbd::{self, Config, Export, Exports, Limits, Listener, Server};
+use exporters::nbd::{self, Config, Export, Exports, Listener, Server};
 
 use super::{
     super::{live::LiveDisk, record::Door},
-    Record, Serving,
+    Record, Serving, sockets,
 };
 use crate::output;
 
@@ -30,13 +30,12 @@ pub fn open(record: &Record, folder: &Path, disks: &[LiveDisk]) -> Result<Box<dy
         export.description = disk.source.label.chars().take(1000).collect();
         exports.insert(export)?;
     }
+    let wanted = if record.door == Door::Nbd { record.wanted("") } else { Vec::new() };
+    let wanted: Vec<_> = wanted.into_iter().filter(|address| !address.is_empty()).collect();
+    let (tcp, clients) = sockets(record, &wanted)?;
     let mut listeners = vec![Listener::unix(&socket(folder))?];
-    if record.door == Door::Nbd {
-        for address in record.wanted("").iter().filter(|a| !a.is_empty()) {
-            listeners.extend(Listener::tcp(address)?);
-        }
-    }
-    let config = Config { limits: Limits::default(), tls: None, report: Some(Box::new(output::note)) };
+    listeners.extend(tcp);
+    let config = Config { clients, report: Some(Box::new(output::note)), ..Config::default() };
     Ok(Box::new(Nbd(Server::start(config, exports, listeners)?)))
 }
 

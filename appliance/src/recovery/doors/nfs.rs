@@ -4,11 +4,11 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use blockdev::{Error, Result, containers::Kind};
-use exporters::nfs::{Address, Clients, Config, Export, ExportOptions, Limits, Listener, Server, Sockets};
+use blockdev::{Result, containers::Kind};
+use exporters::nfs::{Config, Export, ExportOptions, Limits, Server, Sockets};
 use vfs::providers::datastore::{Datastore, Device, DiskSource, Settings};
 
-use super::{super::live::LiveDisk, Record, Serving};
+use super::{super::live::LiveDisk, Record, Serving, sockets};
 use crate::output;
 
 const GRACE: Duration = Duration::from_secs(10);
@@ -18,17 +18,7 @@ const LISTEN: &str = "127.0.0.1:0";
 
 pub fn open(record: &Record, folder: &Path, disks: &[LiveDisk]) -> Result<Box<dyn Serving>> {
     let datastore = datastore(folder, disks, Kind::VmdkVmfs)?;
-    let mut sockets = Sockets::default();
-    for address in record.wanted(LISTEN) {
-        sockets.nfs.extend(Listener::tcp(&address)?);
-    }
-    let is_open = |listener: &Listener| matches!(listener.address(), Address::Tcp(a) if !a.ip().is_loopback());
-    if record.allow.is_empty() && sockets.nfs.iter().any(is_open) {
-        return Err(Error::invalid(
-            "other machines reach this address, and NFS believes them who they are: name those that may connect by --allow",
-        ));
-    }
-    let clients = Clients::new(record.allow.iter().map(String::as_str), false)?;
+    let (nfs, clients) = sockets(record, &record.wanted(LISTEN))?;
     let options = ExportOptions {
         name: Some(record.id.clone()),
         writable: true,
@@ -38,7 +28,8 @@ pub fn open(record: &Record, folder: &Path, disks: &[LiveDisk]) -> Result<Box<dy
         ..ExportOptions::default()
     };
     let export = Export::new(datastore.root(), options)?;
-    let server = Server::start(Config { limits: Limits::default(), clients }, export, sockets)?;
+    let server =
+        Server::start(Config { limits: Limits::default(), clients }, export, Sockets { nfs, ..Sockets::default() })?;
     Ok(Box::new(Nfs { server, datastore, name: record.id.clone() }))
 }
 

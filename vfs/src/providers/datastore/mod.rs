@@ -53,7 +53,7 @@ use self::{
     scratch::{Room, Scratch},
 };
 use super::ino;
-use crate::node::{Changes, Kind as NodeKind, Node, OpenFile, Space};
+use crate::node::{Attributes, Changes, Kind as NodeKind, Node, OpenFile, Space};
 
 /// Clients' files that are kept open.
 const OPEN_FILES: usize = 256;
@@ -214,6 +214,14 @@ impl Shared {
     /// The number by which doors know a node of the host's folder.
     fn number(&self, stat: &Statx) -> u64 {
         ino(&[b"datastore", self.id.as_bytes(), &host::unique(stat)])
+    }
+
+    /// What `stat` says of a node that is no disk, wherever it is now.
+    fn attributes(&self, ino: u64) -> Result<Attributes> {
+        let index = self.index.read();
+        let (folder, name) = self.entry(&index, ino)?;
+        let stat = host::stat(&folder, Some(&name)).or_failed("read the attributes of", &name)?;
+        Ok(host::attributes(ino, &stat))
     }
 
     /// The node with this number.

@@ -321,10 +321,7 @@ impl Inode for Leaf {
             let attributes = disk.attributes()?;
             return if attributes.nlink > 0 { Ok(attributes) } else { Err(gone()) };
         }
-        let index = self.shared.index.read();
-        let (folder, name) = self.shared.entry(&index, self.ino)?;
-        let stat = host::stat(&folder, Some(&name)).or_failed("read the attributes of", &name)?;
-        Ok(host::attributes(self.ino, &stat))
+        self.shared.attributes(self.ino)
     }
 
     fn xattrs(&self) -> Result<Vec<Xattr>> {
@@ -362,10 +359,7 @@ impl Changes for Leaf {
 
 impl Inode for Link {
     fn attributes(&self) -> Result<Attributes> {
-        let index = self.shared.index.read();
-        let (folder, name) = self.shared.entry(&index, self.ino)?;
-        let stat = host::stat(&folder, Some(&name)).or_failed("read the attributes of", &name)?;
-        Ok(host::attributes(self.ino, &stat))
+        self.shared.attributes(self.ino)
     }
 
     fn xattrs(&self) -> Result<Vec<Xattr>> {

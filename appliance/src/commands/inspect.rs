@@ -56,9 +56,7 @@ pub fn native(cli: &Cli, paths: &[OsString], format: Option<&str>, kind: &str) -
     let mut out = output::stdout();
     for path in paths {
         let found = machine::find(&disks, path, format)?;
-        let file = |source: &DiskSource| {
-            format!("{}{}.{}", kind.disk_folder(), machine::disk_name(source), kind.disk_extension())
-        };
+        let file = |source: &DiskSource| format!("{}{}.{}", kind.disk_folder(), source.stem(), kind.disk_extension());
         let files: Vec<String> = found.sources.iter().map(file).collect();
         let config = native::write(kind, &found.machine, &files)?;
         config.notes.iter().for_each(|note| output::note(note));

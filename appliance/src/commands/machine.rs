@@ -30,7 +30,7 @@ pub struct Found {
 pub fn find(disks: &Disks<'_>, path: &OsStr, format: Option<Format>) -> Result<Found> {
     let sources = disks.several(path, format)?;
     let described = if is_host_path(path) { None } else { described(disks.tree()?, path)? };
-    let names: Vec<String> = sources.iter().map(disk_name).collect();
+    let names: Vec<String> = sources.iter().map(DiskSource::stem).collect();
     let machine = complete(described, &name_of(path), &names, &sources, disks.secrets()?.as_ref());
     Ok(Found { machine, sources })
 }
@@ -86,12 +86,6 @@ pub fn described(tree: &Opened, path: &OsStr) -> Result<Option<Machine>> {
     let mut bytes = vec![0; content.size().min(machine::LEN_MAX + 1) as usize];
     let n = content.read_at(&mut bytes, 0)?;
     Ok(Machine::read(bytes.get(..n).unwrap_or_default()).ok())
-}
-
-/// A disk's name: that of its file in the tree, without extension.
-pub fn disk_name(source: &DiskSource) -> String {
-    let stem = Path::new(&source.label).file_stem();
-    stem.map_or_else(|| source.label.clone(), |stem| stem.to_string_lossy().into_owned())
 }
 
 /// What the machine at `path` is called: `machines/NAME/@TIME`, `images/NAME`, or a file.

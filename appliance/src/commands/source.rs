@@ -40,15 +40,16 @@ pub struct DiskSource {
 }
 
 impl DiskSource {
-    /// What it is called among `all` that are served together: its file's name without extension, unless another is called
-    /// so, too.
+    /// Its file's name without extension.
+    pub fn stem(&self) -> String {
+        let stem = Path::new(&self.label).file_stem();
+        stem.map_or_else(|| self.label.clone(), |stem| stem.to_string_lossy().into_owned())
+    }
+
+    /// What it is called among `all` that are served together: its stem, unless another is called so, too.
     pub fn name(&self, all: &[Self]) -> String {
-        let stem = |s: &Self| {
-            let name = Path::new(&s.label).file_stem().map(|n| n.to_string_lossy().into_owned());
-            name.unwrap_or_else(|| s.label.clone())
-        };
-        let own = stem(self);
-        if all.iter().filter(|s| stem(s) == own).count() == 1 { own } else { self.label.clone() }
+        let own = self.stem();
+        if all.iter().filter(|s| s.stem() == own).count() == 1 { own } else { self.label.clone() }
     }
 }
 

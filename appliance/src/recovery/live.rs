@@ -22,7 +22,7 @@ use super::{
 use crate::{
     boot_traces,
     commands::{
-        Opened,
+        Opened, machine,
         source::{DiskSource, Disks},
     },
     config,
@@ -77,6 +77,7 @@ impl Live {
         fs::create_dir_all(&overlays).map_err(|e| Error::io(format!("cannot make {}", overlays.display()), e))?;
         let sources = Disks::opened(&record.sources, Arc::clone(opened));
         let cache = config::options(&record.sources)?.cache;
+        let name = machine::name_of(record.point.as_ref());
         let mut disks = Vec::new();
         for disk in &record.disks {
             step(&format!("overlay over {}", disk.source));
@@ -92,9 +93,7 @@ impl Live {
             }
             // What it was read for when it was last started is read ahead.
             let known = cache.as_ref().filter(|_| record.qemu.is_some());
-            if let Some(trace) =
-                known.and_then(|cache| boot_traces::load(cache, &record.machine, &disk.name, base.size()))
-            {
+            if let Some(trace) = known.and_then(|cache| boot_traces::load(cache, &name, &disk.name, base.size())) {
                 let options = prefetch::Options { memory: PREFETCH, ..prefetch::Options::default() };
                 base = Arc::new(Prefetched::new(base, &trace, &options)?);
             }

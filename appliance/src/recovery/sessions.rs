@@ -28,7 +28,10 @@ use super::{
 };
 use crate::{
     cli::Sources,
-    commands::{Opened, open_sources, source::Disks},
+    commands::{
+        Opened, open_sources,
+        source::{DiskSource, Disks},
+    },
     guest_fix, output,
 };
 
@@ -166,7 +169,7 @@ impl Sessions {
                 Ok(())
             } else if record.state == State::Running && is_live {
                 self.look_after(&record)
-            } else if record.state.is_served() && !is_live {
+            } else if record.state == State::Preparing || (record.state.is_served() && !is_live) {
                 let resumed = self
                     .sources(&record.sources, false)
                     .and_then(|opened| self.bring_up(record.clone(), &opened, &|_| ()));
@@ -413,12 +416,9 @@ fn targets_in(folder: &Path, format: FileFormat, record: &Record) -> Result<Vec<
 /// The disks of a restore point.
 fn disks_of(sources: &Sources, opened: &Arc<Opened>, target: &target::Target) -> Result<Vec<DiskRecord>> {
     let disks = Disks::opened(sources, Arc::clone(opened)).several(target.path.as_ref(), None)?;
-    let name = |label: &str| {
-        let file = label.rsplit_once('/').map_or(label, |(_, file)| file);
-        file.rsplit_once('.').map_or(file, |(stem, _)| stem).to_owned()
-    };
-    let record = |disk: &crate::commands::source::DiskSource| DiskRecord {
-        name: name(&disk.label),
+    let record = |disk: &DiskSource| DiskRecord {
+        // A name that is a path is no name of a file.
+        name: disk.name(&disks).replace('/', "_"),
         source: disk.label.clone(),
         size: disk.image.disk.size(),
         uri: None,

@@ -113,9 +113,9 @@ fn kernel(root: &Files, version: &str, target: Target, plan: &mut Plan, wanted_l
     let contents = match Contents::read(&bytes) {
         Ok(contents) => contents,
         Err(e) => {
-            // Which modules are in it is not known: all that are wanted are added, and the indexes with them.
-            plan.notes.push(format!("{path}: {e}; all drivers are added"));
-            Contents::default()
+            // Where it has its folders is not known: a folder in the place of a link would break it.
+            plan.notes.push(format!("{path}: {e}; nothing is added to it"));
+            return Ok(());
         }
     };
     let present: Vec<String> = contents.names().filter(|n| n.contains(".ko")).map(name_of).collect();

@@ -28,12 +28,9 @@ pub fn run(cli: &Cli, recover: &Recover) -> Result<u8> {
     let ask = |request: Request| client::ask(&folder, &request, &step);
     match &recover.action {
         None if recover.start.quote => return tell_quote(cli, &recover.start),
-        None => tell(cli, &[ask(Request::Recover(Box::new(wish(cli, &recover.start)?)))?]),
-        Some(RecoverAction::List) => {
-            let all = ask(Request::List)?;
-            tell(cli, all.as_array().map_or(&[][..], Vec::as_slice))
-        }
-        Some(RecoverAction::Show { id }) => tell(cli, &[ask(Request::Show { id: id.clone() })?]),
+        None => tell(cli, &ask(Request::Recover(Box::new(wish(cli, &recover.start)?)))?),
+        Some(RecoverAction::List) => tell(cli, &ask(Request::List)?),
+        Some(RecoverAction::Show { id }) => tell(cli, &ask(Request::Show { id: id.clone() })?),
         Some(RecoverAction::Stop { id }) => ask(Request::Stop { id: id.clone() }).map(drop),
         Some(RecoverAction::Migrate { id, to, format }) => {
             let folder = std::path::absolute(to).map_err(|e| Error::io(format!("cannot find {}", to.display()), e))?;
@@ -42,7 +39,7 @@ pub fn run(cli: &Cli, recover: &Recover) -> Result<u8> {
         }
         Some(RecoverAction::Renew { id, lease }) => {
             let seconds = lease.map(|minutes| minutes.saturating_mul(60));
-            tell(cli, &[ask(Request::Renew { id: id.clone(), seconds })?])
+            tell(cli, &ask(Request::Renew { id: id.clone(), seconds })?)
         }
     }?;
     Ok(0)
@@ -145,18 +142,13 @@ fn tell_quote(cli: &Cli, start: &RecoverStart) -> Result<u8> {
     Ok(u8::from(quote["online"] != true))
 }
 
-fn tell(cli: &Cli, sessions: &[Value]) -> Result<()> {
+/// One session or a list of them.
+fn tell(cli: &Cli, told: &Value) -> Result<()> {
     let mut out = output::stdout();
     if cli.sources.json {
-        let text = match sessions {
-            [one] if !matches!(&cli.command, crate::cli::Command::Recover(r) if matches!(r.action, Some(RecoverAction::List))) =>
-            {
-                format!("{one:#}")
-            }
-            all => format!("{:#}", Value::Array(all.to_vec())),
-        };
-        return output::written(writeln!(out, "{text}").and_then(|()| out.flush()));
+        return output::written(writeln!(out, "{told:#}").and_then(|()| out.flush()));
     }
+    let sessions = told.as_array().map_or(std::slice::from_ref(told), Vec::as_slice);
     let head = ["SESSION", "STATE", "AGE", "READ", "WRITTEN", "OVERLAY", "POINT", "DISKS"];
     let rows: Vec<_> = sessions.iter().map(row).collect();
     output::written(output::table(&mut out, &head, &[2, 3, 4, 5], &rows).and_then(|()| out.flush()))?;

@@ -55,14 +55,24 @@ impl Gate {
         wait("the mounted tree", || self.mount.path().join("backup").is_dir());
     }
 
-    /// Kills the daemon, as a crash would.
+    /// The command by which somebody else kills the daemon, as a crash would.
     ///
     /// # Panics
     ///
     /// When there is none.
-    pub fn kill(&mut self) {
-        let mut daemon = self.daemon.take().expect("a daemon");
-        daemon.end(rustix::process::Signal::KILL);
+    #[must_use]
+    pub fn kill_command(&self) -> String {
+        format!("kill -9 {}", self.daemon.as_ref().expect("a daemon").child.id())
+    }
+
+    /// Starts the daemon again that was killed.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start, or was not killed.
+    pub fn restart(&mut self) {
+        let _ended = self.daemon.take().expect("a daemon").wait();
+        self.start();
     }
 
     /// The folder of the machine.

@@ -6,6 +6,7 @@ use tests::{
     gate::{Gate, by_qemu_img, log_of},
     lab::Lab,
     live_vm::LiveVm,
+    program::Revenant,
     temp,
 };
 
@@ -47,15 +48,131 @@ fn newest(gate: &Gate, number: u32) -> Vec<String> {
     gate.files().into_iter().filter(|name| name.contains(&part)).collect()
 }
 
-#[test]
-fn a_chain_by_stock_bacula() {
-    let Some(lab) = Lab::up() else { return };
-    let folder = temp();
-    let Some(mut vm) = LiveVm::start(folder.path(), 2, 64 * MIB) else { return };
+/// A lab, a machine of two disks with something on them, and a daemon.
+fn scene(folder: &std::path::Path) -> Option<(Lab, LiveVm, Gate)> {
+    let lab = Lab::up()?;
+    let mut vm = LiveVm::start(folder, 2, 64 * MIB)?;
     vm.write(0, 0, 3 * MIB, 0x11);
     vm.write(0, 40 * MIB, 65536, 0x12);
     vm.write(1, 63 * MIB, MIB, 0x13);
     let gate = Gate::new(&vm);
+    Some((lab, vm, gate))
+}
+
+/// Runs a job that has to fail, and gives its log.
+fn fails(lab: &Lab, name: &str, level: &str) -> String {
+    let job = lab.backup_any(name, level);
+    let log = log_of(lab, job);
+    assert!(["E", "f", "A"].contains(&status(lab, job).as_str()), "{}: {log}", status(lab, job));
+    log
+}
+
+/// Runs a job that has to go well.
+fn succeeds(lab: &Lab, gate: &Gate, vm: &LiveVm, level: &str) -> (Point, String) {
+    let disks = vm.disks.clone();
+    let job = lab.backup_any("web", level);
+    let log = log_of(lab, job);
+    assert_eq!(status(lab, job), "T", "{log}");
+    let machine = gate.run(&["status", "--json"]).json();
+    let files = machine[0]["points"].as_array().and_then(|all| all.last()).expect("a point")["files"].clone();
+    let files = files.as_array().expect("files").iter().map(|f| f.as_str().expect("text").to_owned()).collect();
+    (Point { job, after: a_second_later(), disks, files }, log)
+}
+
+#[test]
+fn failed_jobs_lose_nothing() {
+    let folder = temp();
+    let Some((lab, mut vm, mut gate)) = scene(folder.path()) else { return };
+    let define = |gate: &Gate, before: &[&str]| gate.define(&lab, "web", &[], before);
+    define(&gate, &[]);
+    let (full, _) = succeeds(&lab, &gate, &vm, "Full");
+
+    // The machine's disks cannot be read any more: stock Bacula alone would be content.
+    vm.write(0, 20 * MIB, 65536, 0x21);
+    define(&gate, &[&vm.ask_command(r#"{"execute":"nbd-server-stop"}"#)]);
+    let log = fails(&lab, "web", "Incremental");
+    assert!(log.contains("this backup is NOT usable"), "{log}");
+    define(&gate, &[]);
+    let (after_error, log) = succeeds(&lab, &gate, &vm, "Incremental");
+    assert!(log.contains("changed 64.0 KiB"), "{log}");
+
+    // The daemon is killed while the job runs: its job fails, and the next one has everything.
+    vm.write(1, 30 * MIB, 65536, 0x31);
+    define(&gate, &[&gate.kill_command()]);
+    fails(&lab, "web", "Incremental");
+    gate.restart();
+    assert_eq!(vm.ask(r#"{"execute":"query-block-jobs"}"#).trim(), "[]");
+    vm.write(1, 31 * MIB, 65536, 0x32);
+    define(&gate, &[]);
+    let (after_kill, log) = succeeds(&lab, &gate, &vm, "Incremental");
+    assert!(log.contains("changed 128.0 KiB"), "{log}");
+
+    // The machine ends in good order and starts again: what it tracks is stored.
+    vm.write(0, 21 * MIB, 65536, 0x41);
+    vm.stop();
+    vm.boot();
+    let (after_boot, log) = succeeds(&lab, &gate, &vm, "Incremental");
+    assert!(log.contains("changed 64.0 KiB"), "{log}");
+
+    // It loses its power: what it tracked is lost, and its disks are taken whole.
+    vm.kill();
+    vm.boot();
+    vm.write(0, 22 * MIB, 65536, 0x51);
+    let (after_loss, log) = succeeds(&lab, &gate, &vm, "Incremental");
+    assert!(log.contains("disk vd0 is taken whole") && log.contains("power loss"), "{log}");
+    assert!(after_loss.files.iter().all(|file| file.ends_with("-full.qcow2")), "{:?}", after_loss.files);
+    let (last, log) = succeeds(&lab, &gate, &vm, "Incremental");
+    assert!(log.contains("changed 0 B"), "{log}");
+    for point in [&full, &after_error, &after_kill, &after_boot, &after_loss, &last] {
+        compare(&lab, &gate, "web", point);
+    }
+}
+
+#[test]
+fn what_a_job_does_not_read_fails_it() {
+    let folder = temp();
+    let Some((lab, vm, gate)) = scene(folder.path()) else { return };
+    // Somebody excludes what is large.
+    gate.define(&lab, "web", &["--exclude", &format!("{}/vd1*", gate.folder().display())], &[]);
+    let log = fails(&lab, "web", "Full");
+    assert!(log.contains("vd1.0001-full.qcow2 never opened"), "{log}");
+    // A File daemon that was killed: nobody says that its job has ended.
+    let begin = |job: &str| gate.run(&["begin", "qemu/web01", "--level", "full", "--job", job]);
+    assert_eq!(begin("dead.1").code(), Some(0));
+    let refused = begin("other.2");
+    assert_eq!(refused.code(), Some(2));
+    assert!(refused.stderr.contains("is being backed up by dead.1 already"), "{}", refused.stderr);
+    let end = |job: &str, status: &str| gate.run(&["end", "qemu/web01", "--job", job, "--status", status]);
+    assert_eq!(end("other.2", "OK").code(), Some(2));
+    assert_eq!(end("dead.1", "OK").code(), Some(2), "nothing was read");
+    assert_eq!(begin("dead.3").code(), Some(0));
+    assert_eq!(end("dead.3", "Canceled").code(), Some(0));
+    assert_eq!(end("dead.3", "OK").code(), Some(2), "it was given up");
+    assert!(gate.files().is_empty(), "{:?}", gate.files());
+    // One that goes well after all that, straight out of the volume.
+    gate.define(&lab, "good", &[], &[]);
+    let job = lab.backup_any("good", "Full");
+    assert_eq!(status(&lab, job), "T", "{}", log_of(&lab, job));
+    let revenant = Revenant::new(&lab.volumes("good"));
+    let points = revenant.run(["points", "--json"]).json();
+    assert_eq!((&points[0]["machine"], points.as_array().map(Vec::len)), (&"web01".into(), Some(1)), "{points}");
+    let out = temp();
+    for (number, disk) in vm.disks.iter().enumerate() {
+        let path = format!("{}/disks/vd{number}.raw", points[0]["tree_path"].as_str().expect("a path"));
+        let raw = out.path().join(format!("{number}.raw"));
+        let _ = revenant.run(["convert", &path, raw.to_str().expect("text")]).good();
+        assert!(fs::read(&raw).expect("the disk") == *disk, "disk {number} out of the volume");
+    }
+    // Nothing of us is left in the machine.
+    let nodes = vm.ask(r#"{"execute":"query-named-block-nodes","arguments":{"flat":true}}"#);
+    assert!(!nodes.contains("rvt-"), "{nodes}");
+    assert_eq!(nodes.matches("revenant-").count(), 2, "one bitmap for each disk: {nodes}");
+}
+
+#[test]
+fn a_chain_by_stock_bacula() {
+    let folder = temp();
+    let Some((lab, mut vm, gate)) = scene(folder.path()) else { return };
     // While the job reads, the guest goes on writing: what is backed up is what was there before.
     let meanwhile = [vm.write_command(0, MIB, 65536, 0xee), vm.write_command(1, 5 * MIB, 4096, 0xef)];
     gate.define(&lab, "web", &["--accurate"], &[&meanwhile[0], &meanwhile[1]]);

@@ -86,6 +86,8 @@ pub struct Point {
     pub parent: Option<u64>,
     /// When it was begun, in seconds since 1970.
     pub begun: i64,
+    /// When all of it was delivered; 0 until then.
+    pub ended: i64,
     /// The times of its files.
     pub time: i64,
     pub disks: Vec<Member>,

@@ -11,7 +11,7 @@ use crate::{
         chain,
         digests::Digests,
         proof::Past,
-        record::{Chain, Member, Phase},
+        record::{Chain, Member, Phase, now},
         run::Run,
     },
     output,
@@ -120,6 +120,7 @@ impl Backups {
         machine.change(&self.store, |chain| {
             if let Some(run) = &mut chain.run {
                 run.phase = Phase::Keeping;
+                run.point.ended = now();
             }
             if alone {
                 chain.points.clear();

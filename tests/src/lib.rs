@@ -13,6 +13,7 @@ pub mod mounted;
 pub mod parallel;
 pub mod program;
 pub mod random;
+pub mod recovery;
 pub mod served;
 
 /// Whether this is root; owners, devices and trusted attributes are only compared then.

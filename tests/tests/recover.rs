@@ -2,100 +2,20 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Write},
-    os::unix::net::UnixStream,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command},
     thread,
     time::{Duration, Instant},
 };
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tests::{
-    case, installed,
-    program::{self, Run, run_within},
-    served::Served,
+    installed,
+    program::{self, run_within},
+    recovery::{LIMIT, Recovery, as_guest, at_step, io, uri},
     temp,
 };
-
-const LIMIT: Duration = Duration::from_secs(60);
-
-/// A volume with a machine of two disks, a folder for the state, and the program on both.
-struct Recovery {
-    volumes: TempDir,
-    state: TempDir,
-    cache: TempDir,
-    before: Vec<u8>,
-}
-
-impl Recovery {
-    fn new() -> Self {
-        let volumes = case::machine_volume();
-        let before = fs::read(volumes.path().join("web01-0001")).expect("the volume");
-        Self { volumes, state: temp(), cache: temp(), before }
-    }
-
-    fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(program::path());
-        command.arg("--volumes").arg(self.volumes.path()).arg("--cache").arg(self.cache.path());
-        command.args(words).arg("--state").arg(self.state.path());
-        command
-    }
-
-    fn run(&self, words: &[&str]) -> Run {
-        run_within(self.command(words).arg("--json"), LIMIT)
-    }
-
-    fn daemon(&self) -> Served {
-        let mut command = Command::new(program::path());
-        Served::start(command.args(["serve", "--json", "--state"]).arg(self.state.path()))
-    }
-
-    fn list(&self) -> Vec<Value> {
-        self.run(&["recover", "list"]).json().as_array().expect("a list").clone()
-    }
-
-    /// Waits until the sessions are as `is` wants them.
-    fn until(&self, is: impl Fn(&[Value]) -> bool) -> Vec<Value> {
-        let begun = Instant::now();
-        loop {
-            let sessions = self.list();
-            if is(&sessions) {
-                return sessions;
-            }
-            assert!(begun.elapsed() < LIMIT, "{sessions:#?}");
-            thread::sleep(Duration::from_millis(100));
-        }
-    }
-
-    /// What is left in the folder of sessions.
-    fn left(&self) -> Vec<PathBuf> {
-        let entries = fs::read_dir(self.state.path().join("sessions")).expect("the folder of sessions");
-        entries.map(|e| e.expect("an entry").path()).collect()
-    }
-
-    fn assert_unchanged(&self) {
-        let now = fs::read(self.volumes.path().join("web01-0001")).expect("the volume");
-        assert!(now == self.before, "the backup is as it was");
-    }
-}
-
-/// Runs commands of qemu-io on a disk.
-fn io(uri: &str, commands: &[&str]) {
-    let mut command = Command::new("qemu-io");
-    command.args(["-f", "raw", uri]);
-    for line in commands {
-        command.args(["-c", line]);
-    }
-    let run = run_within(&mut command, LIMIT).good();
-    assert!(!run.text().contains("verification failed"), "{}", run.text());
-}
-
-fn uri(session: &Value, disk: usize) -> String {
-    session["disks"][disk]["uri"].as_str().expect("a URI").to_owned()
-}
 
 fn is_dead(child: &mut Child) -> bool {
     child.try_wait().expect("waiting").is_some()
@@ -143,87 +63,12 @@ fn a_session_outlives_its_daemon() {
     recovery.assert_unchanged();
 }
 
-/// Runs a command and calls `at` when it tells its step number `number`; whether it came so far.
-fn at_step(mut command: Command, number: usize, at: impl FnOnce()) -> bool {
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program");
-    let mut lines = BufReader::new(child.stderr.take().expect("its notes")).lines();
-    let reached = lines.nth(number).is_some();
-    if reached {
-        at();
-    }
-    lines.for_each(drop);
-    child.wait().expect("its end");
-    reached
-}
-
 /// The daemon is killed at each step of beginning a session and of ending one: the next daemon goes on, everything can be
 /// stopped, and nothing is left.
 #[test]
 fn a_daemon_may_be_killed_at_any_step() {
-    let recovery = Recovery::new();
-    let kill = |mut daemon: Served| {
-        daemon.child.kill().expect("a signal");
-        daemon.child.wait().expect("its end");
-    };
-    let mut steps = 0;
-    loop {
-        let daemon = recovery.daemon();
-        let reached = at_step(recovery.command(&["recover", "web01"]), steps, || kill(daemon));
-        let _daemon = recovery.daemon();
-        for session in recovery.until(|all| all.iter().all(|s| s["served"] == true && s["state"] == "ready")) {
-            let _ = recovery.run(&["recover", "stop", session["id"].as_str().expect("a name")]).good();
-        }
-        assert_eq!((recovery.list(), recovery.left()), (Vec::new(), Vec::new()), "step {steps}");
-        if !reached {
-            break;
-        }
-        steps += 1;
-    }
-    assert!(steps >= 5, "{steps} steps");
-    let mut ends = 0;
-    loop {
-        let daemon = recovery.daemon();
-        let session = recovery.run(&["recover", "web01"]).json();
-        let id = session["id"].as_str().expect("a name");
-        let reached = at_step(recovery.command(&["recover", "stop", id]), ends, || kill(daemon));
-        let _daemon = recovery.daemon();
-        recovery.until(<[Value]>::is_empty);
-        assert_eq!(recovery.left(), Vec::<PathBuf>::new(), "step {ends}");
-        if !reached {
-            break;
-        }
-        ends += 1;
-    }
-    assert!(ends >= 2, "{ends} steps");
-    recovery.assert_unchanged();
-}
-
-/// Runs commands of qemu-io in a running QEMU, as if its guest wrote: what comes back was acknowledged to the guest.
-fn as_guest(session: &Value, disk: &str, commands: &[&str]) {
-    let path = session["machine_state"]["qmp"].as_str().expect("a monitor");
-    let stream = UnixStream::connect(path).expect("the monitor");
-    stream.set_read_timeout(Some(LIMIT)).expect("a limit");
-    let mut lines = BufReader::new(&stream)
-        .lines()
-        .map(|line| serde_json::from_str::<Value>(&line.expect("a line")).expect("JSON"));
-    let mut execute = |command: &str, arguments: Value| {
-        let request = json!({ "execute": command, "arguments": arguments });
-        (&stream).write_all(format!("{request}\n").as_bytes()).expect("a request");
-        let reply = lines.find(|line| line.get("event").is_none() && line.get("QMP").is_none()).expect("a reply");
-        assert!(reply.get("error").is_none(), "{reply}");
-        reply["return"].clone()
-    };
-    execute("qmp_capabilities", json!({}));
-    let blocks = execute("query-block", json!({}));
-    let all = blocks.as_array().expect("disks");
-    let disk = all.iter().filter_map(|b| b["qdev"].as_str()).find(|qdev| qdev.contains(disk));
-    let disk = disk.unwrap_or_else(|| panic!("{blocks:#}"));
-    for line in commands {
-        let line = format!("qemu-io -d {disk} \"{line}\"");
-        let said = execute("human-monitor-command", json!({ "command-line": line }));
-        let said = said.as_str().unwrap_or_default();
-        assert!(!said.contains("failed") && !said.contains("Error"), "{line}: {said}");
-    }
+    let (begin, end) = Recovery::new().daemon_is_killed_at_each_step(&["recover", "web01"]);
+    assert!(begin >= 5 && end >= 2, "{begin} steps, {end} steps");
 }
 
 /// The daemon is killed at each step of moving a running machine's disks: the next one goes on, what the guest was told to be

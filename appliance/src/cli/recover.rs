@@ -6,7 +6,10 @@ use blockdev::{Error, Result};
 use clap::{Args, Subcommand};
 use hv_drivers::qemu::{Forward, Network, Settings};
 
-use crate::{guest_fix, recovery::record::Door};
+use crate::{
+    guest_fix,
+    recovery::record::{DiskFormat, Door},
+};
 
 /// What to recover, or what to do with a recovery.
 #[derive(Debug, Args)]
@@ -48,6 +51,15 @@ pub struct RecoverStart {
     /// Protocol by which the disks are served
     #[arg(long, value_enum, value_name = "PROTOCOL", default_value = "nbd")]
     pub through: Door,
+    /// What disks look like by NFS and SMB [default: vmdk by NFS, vhdx by SMB]
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub format: Option<DiskFormat>,
+    /// By SMB: the only user who may connect, one of this machine [default: everybody who reaches the address]
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
+    /// File whose first line is that user's password for the share [default: REVENANT_SMB_PASSWORD]
+    #[arg(long, value_name = "FILE", requires = "user")]
+    pub password_file: Option<PathBuf>,
     /// Serve at ADDRESS:PORT [default: NBD at a socket of this machine, others at a free port of the loopback]
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<String>,

@@ -15,7 +15,8 @@ use crate::{
         client::{self, Request},
     },
     output::{self, size},
-    recovery::{quote, sessions::Wish},
+    recovery::{doors::datastore, quote, record::Door, sessions::Wish},
+    smb,
 };
 
 pub fn run(cli: &Cli, recover: &Recover) -> Result<u8> {
@@ -28,7 +29,13 @@ pub fn run(cli: &Cli, recover: &Recover) -> Result<u8> {
     let ask = |request: Request| client::ask(&folder, &request, &step);
     match &recover.action {
         None if recover.start.quote => return tell_quote(cli, &recover.start),
-        None => tell(cli, &ask(Request::Recover(Box::new(wish(cli, &recover.start)?)))?),
+        None => {
+            let session = ask(Request::Recover(Box::new(wish(cli, &recover.start)?)))?;
+            if let Some(warning) = session["warning"].as_str() {
+                output::note(&format!("warning: {warning}"));
+            }
+            tell(cli, &session)
+        }
         Some(RecoverAction::List) => tell(cli, &ask(Request::List)?),
         Some(RecoverAction::Show { id }) => tell(cli, &ask(Request::Show { id: id.clone() })?),
         Some(RecoverAction::Stop { id }) => ask(Request::Stop { id: id.clone() }).map(drop),
@@ -72,10 +79,16 @@ fn target(start: &RecoverStart) -> Result<&str> {
 }
 
 fn wish(cli: &Cli, start: &RecoverStart) -> Result<Wish> {
+    if start.user.is_some() && start.through != Door::Smb {
+        return Err(Error::invalid("--user is for shares: by --through smb"));
+    }
+    datastore::kind(start.through, start.format)?;
     Ok(Wish {
         target: target(start)?.to_owned(),
         sources: absolute(&cli.sources)?,
         door: start.through,
+        format: start.format,
+        login: smb::login(start.user.as_deref(), start.password_file.as_deref())?,
         listen: start.listen.clone(),
         allow: start.allow.clone(),
         quota: start.overlay_quota,

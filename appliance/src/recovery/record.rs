@@ -11,7 +11,7 @@ use std::{
 use hv_drivers::{driver::Target, qemu::Settings};
 use serde::{Deserialize, Serialize};
 
-use crate::{cli::Sources, guest_fix};
+use crate::{cli::Sources, guest_fix, smb::Login};
 
 /// How far a session has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +59,20 @@ pub enum Door {
     Iscsi,
     /// A datastore by NFS version 3
     Nfs,
+    /// A datastore by SMB
+    Smb,
+}
+
+/// What disks look like in a datastore.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum DiskFormat {
+    /// A descriptor and a flat extent
+    Vmdk,
+    /// A fixed VHDX
+    Vhdx,
+    /// The disk itself
+    Raw,
 }
 
 /// One recovery in progress.
@@ -79,6 +93,12 @@ pub struct Record {
     /// Where the restore point is read from.
     pub sources: Sources,
     pub door: Door,
+    /// What disks look like, if the door is a datastore; `None`: as its clients like them best.
+    #[serde(default)]
+    pub format: Option<DiskFormat>,
+    /// Who may use a share; `None`: everybody who reaches it.
+    #[serde(default)]
+    pub login: Option<Login>,
     /// Where else than in the session's folder the door is to be: ADDRESS:PORT.
     pub listen: Option<String>,
     /// Machines that may connect: addresses and networks; empty: as the door has it.

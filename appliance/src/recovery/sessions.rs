@@ -20,9 +20,10 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::{
+    doors,
     live::Live,
     machine,
-    record::{DiskRecord, Door, Record, State, now},
+    record::{DiskFormat, DiskRecord, Door, Record, State, now},
     store::Store,
     target,
 };
@@ -33,6 +34,7 @@ use crate::{
         source::{DiskSource, Disks},
     },
     guest_fix, output,
+    smb::Login,
 };
 
 /// What is to be recovered, and how.
@@ -42,6 +44,8 @@ pub struct Wish {
     pub target: String,
     pub sources: Sources,
     pub door: Door,
+    pub format: Option<DiskFormat>,
+    pub login: Option<Login>,
     pub listen: Option<String>,
     pub allow: Vec<String>,
     pub quota: Option<u64>,
@@ -87,6 +91,8 @@ impl Sessions {
             lease_until: wish.lease.map(|seconds| now().saturating_add(seconds)),
             sources: wish.sources.clone(),
             door: wish.door,
+            format: wish.format,
+            login: wish.login.clone(),
             listen: wish.listen.clone(),
             allow: wish.allow.clone(),
             addresses: Vec::new(),
@@ -159,7 +165,8 @@ impl Sessions {
             let Some(guard) = lock.try_lock() else { continue };
             // It may have changed since it was listed.
             let Ok(record) = self.store.get(&id) else { continue };
-            let is_live = self.live.lock().contains_key(&id);
+            let live = self.live.lock().get(&id).map(Arc::clone);
+            let is_live = live.is_some();
             let outcome = if record.state == State::Stopping || record.is_overdue() {
                 drop(guard);
                 self.stop(&id, &|_| ())
@@ -167,8 +174,8 @@ impl Sessions {
                 drop(guard);
                 self.go_on_moving(id.clone());
                 Ok(())
-            } else if record.state == State::Running && is_live {
-                self.look_after(&record)
+            } else if let (State::Ready | State::Running, Some(live)) = (record.state, &live) {
+                self.look_after(&record, live)
             } else if record.state == State::Preparing || (record.state.is_served() && !is_live) {
                 let resumed = self
                     .sources(&record.sources, false)
@@ -189,9 +196,13 @@ impl Sessions {
         }
     }
 
-    /// Looks after the machine of a session, and writes down what it waits for.
-    fn look_after(&self, record: &Record) -> Result<()> {
-        let problem = machine::tend(&self.store.machine_folder(&record.id))?;
+    /// Looks after the doors and the machine of a session, and writes down what it waits for.
+    fn look_after(&self, record: &Record, live: &Live) -> Result<()> {
+        live.tend()?;
+        let problem = match record.state {
+            State::Running => machine::tend(&self.store.machine_folder(&record.id))?,
+            _ => None,
+        };
         if problem != record.problem {
             if let Some(problem) = &problem {
                 output::note(&format!("{}: {problem}", record.id));
@@ -286,8 +297,10 @@ impl Sessions {
                 output::note(&format!("{id}: {e}"));
             }
         }
+        let session = self.store.session_folder(id);
+        doors::sweep(&session)?;
         step("overlays");
-        removed(&self.store.session_folder(id))?;
+        removed(&session)?;
         self.store.delete(id)?;
         self.changing.lock().remove(id);
         step("stopped");
@@ -345,6 +358,7 @@ impl Sessions {
             "age": now().saturating_sub(record.created),
             "lease_until": record.lease_until,
             "door": record.door,
+            "warning": doors::warning(record),
             "addresses": record.addresses,
             "disks": record.disks.iter().map(|disk| json!({
                 "name": disk.name,

@@ -1,14 +1,12 @@
-//! NFS: the session's disks as flat VMDKs in a datastore that a hypervisor can write to.
-//!
-//! The datastore's folder, with what the hypervisor makes beside the disks, is in the session's folder; it goes with it.
+//! NFS: the session's disks in a datastore, by default as flat VMDKs.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use blockdev::{Result, containers::Kind};
+use blockdev::Result;
 use exporters::nfs::{Config, Export, ExportOptions, Limits, Server, Sockets};
-use vfs::providers::datastore::{Datastore, Device, DiskSource, Settings};
+use vfs::providers::datastore::Datastore;
 
-use super::{super::live::LiveDisk, Record, Serving, sockets};
+use super::{super::live::LiveDisk, Record, Serving, datastore, sockets};
 use crate::output;
 
 const GRACE: Duration = Duration::from_secs(10);
@@ -17,7 +15,7 @@ const GRACE: Duration = Duration::from_secs(10);
 const LISTEN: &str = "127.0.0.1:0";
 
 pub fn open(record: &Record, folder: &Path, disks: &[LiveDisk]) -> Result<Box<dyn Serving>> {
-    let datastore = datastore(folder, disks, Kind::VmdkVmfs)?;
+    let datastore = datastore::open(record, folder, disks)?;
     let (nfs, clients) = sockets(record, &record.wanted(LISTEN))?;
     let options = ExportOptions {
         name: Some(record.id.clone()),
@@ -30,24 +28,13 @@ pub fn open(record: &Record, folder: &Path, disks: &[LiveDisk]) -> Result<Box<dy
     let export = Export::new(datastore.root(), options)?;
     let server =
         Server::start(Config { limits: Limits::default(), clients }, export, Sockets { nfs, ..Sockets::default() })?;
-    Ok(Box::new(Nfs { server, datastore, name: record.id.clone() }))
-}
-
-/// The datastore of a session: its disks, and what clients write beside them.
-pub fn datastore(folder: &Path, disks: &[LiveDisk], kind: Kind) -> Result<Datastore> {
-    let source = |disk: &LiveDisk| DiskSource {
-        name: disk.name.clone(),
-        identity: disk.identity.clone().into_bytes(),
-        device: Device::Writable(Arc::clone(&disk.disk)),
-    };
-    let sources: Vec<_> = disks.iter().map(source).collect();
-    Datastore::open(&folder.join("datastore"), &sources, &Settings::new(kind))
+    Ok(Box::new(Nfs { server, datastore, record: record.clone() }))
 }
 
 struct Nfs {
     server: Server,
     datastore: Datastore,
-    name: String,
+    record: Record,
 }
 
 impl Serving for Nfs {
@@ -57,7 +44,7 @@ impl Serving for Nfs {
 
     fn uri(&self, disk: &str) -> String {
         let address = self.server.addresses().first().map(ToString::to_string).unwrap_or_default();
-        format!("nfs://{address}/{}/{disk}-flat.vmdk", self.name)
+        format!("nfs://{address}/{}/{}", self.record.id, datastore::file(&self.record, disk))
     }
 
     fn clients(&self) -> usize {

@@ -9,6 +9,7 @@ pub mod case;
 pub mod compare;
 pub mod guest;
 pub mod lab;
+pub mod libvirt;
 pub mod mounted;
 pub mod parallel;
 pub mod program;

@@ -11,7 +11,7 @@ use std::{
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tests::{
-    installed,
+    installed, is_root,
     program::{self, run_within},
     recovery::{LIMIT, Recovery, as_guest, at_step, io, uri},
     temp,
@@ -97,16 +97,10 @@ fn a_machine_moves_whatever_becomes_of_the_daemon() {
         let _daemon = recovery.daemon();
         recovery.until(<[Value]>::is_empty);
         assert_eq!(recovery.left(), Vec::<PathBuf>::new(), "step {steps}");
-        let pid = session["machine_state"]["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).expect("a process");
-        let pid = rustix::process::Pid::from_raw(pid).expect("a process");
         as_guest(&session, "disk0", &["read -P 0x77 5M 64k", "write -P 0x79 6M 4k"]);
-        rustix::process::kill_process(pid, Signal::TERM).expect("it runs on");
-        let disk = |name: &str| permanent.path().join(format!("web01-{name}.qcow2"));
         // It lets go of its files when it has ended.
-        let begun = Instant::now();
-        while rustix::process::test_kill_process(pid).is_ok() && begun.elapsed() < Duration::from_secs(10) {
-            thread::sleep(Duration::from_millis(20));
-        }
+        end(&session);
+        let disk = |name: &str| permanent.path().join(format!("web01-{name}.qcow2"));
         let verify = |disk: &Path, lines: &[&str]| {
             let mut command = Command::new("qemu-io");
             command.args(["-U", "-r", "-f", "qcow2"]).arg(disk);
@@ -128,6 +122,140 @@ fn a_machine_moves_whatever_becomes_of_the_daemon() {
     }
     assert!(steps >= 4, "{steps} steps");
     recovery.assert_unchanged();
+}
+
+/// Whether QEMU has its NFS client, which is a module of its own.
+fn has_nfs() -> bool {
+    let mut qemu = Command::new("qemu-system-x86_64");
+    // It refuses in any case: nobody serves there.
+    qemu.args(["-nodefaults", "-display", "none", "-S", "-blockdev"]);
+    qemu.arg("driver=nfs,node-name=a,server.type=inet,server.host=127.0.0.0,path=/a/b");
+    let run = run_within(&mut qemu, LIMIT);
+    let has = run.stderr.contains("Failed to mount");
+    if !has {
+        eprintln!("SKIPPED: QEMU has no NFS client (apt install qemu-block-extra): {}", run.stderr);
+    }
+    has
+}
+
+/// Machines of QEMU's through NFS: its client asks a port mapper, which each session has at an address of its own. What their
+/// guests were told to be written is there after the daemon was killed, and after their disks have moved.
+#[test]
+fn machines_through_nfs() {
+    if !is_root() || !installed("machines through NFS", &["qemu-system-x86_64", "qemu-img"]) || !has_nfs() {
+        eprintln!("SKIPPED: machines through NFS: needs root, for port 111");
+        return;
+    }
+    let recovery = Recovery::new();
+    let mut daemon = recovery.daemon();
+    let machine = ["recover", "web01", "--through", "nfs", "--on", "qemu", "--memory", "64", "--network", "none"];
+    let raw = [&machine[..], &["--format", "raw"]].concat();
+    let sessions = [recovery.run(&machine).json(), recovery.run(&raw).json()];
+    for (session, file) in sessions.iter().zip(["disk0-flat.vmdk", "disk0.raw"]) {
+        assert_eq!(session["machine_state"]["state"], "running");
+        assert!(uri(session, 0).starts_with("nfs://127.") && uri(session, 0).ends_with(file), "{session:#}");
+        as_guest(session, "disk0", &["write -P 0x31 5M 64k", "flush"]);
+    }
+    daemon.child.kill().expect("a signal");
+    daemon.child.wait().expect("its end");
+    daemon = recovery.daemon();
+    let again = recovery.until(|all| all.len() == 2 && all.iter().all(|s| s["served"] == true));
+    for (session, again) in sessions.iter().zip(&again) {
+        assert_eq!(uri(session, 1), uri(again, 1), "at the same address");
+        as_guest(session, "disk0", &["read -P 0x31 5M 64k", "write -P 0x32 6M 4k"]);
+    }
+    let permanent = temp();
+    let id = |n: usize| sessions[n]["id"].as_str().expect("a name");
+    let to = permanent.path().to_str().expect("a path");
+    let _ = recovery.run(&["recover", "migrate", id(0), "--to", to]).good();
+    as_guest(&sessions[0], "disk0", &["read -P 0x31 5M 64k", "read -P 0x32 6M 4k"]);
+    end(&sessions[0]);
+    let _ = recovery.run(&["recover", "stop", id(1)]).good();
+    assert_eq!(recovery.left(), Vec::<PathBuf>::new());
+    // What QEMU cannot have is refused before anything is made.
+    let by = |door: &'static str| [&machine[..2], &["--on", "qemu", "--through", door]].concat();
+    for (words, told) in [
+        (by("smb"), "from a share"),
+        ([&by("nfs")[..], &["--format", "vhdx"]].concat(), "vmdk or raw"),
+        ([&by("nbd")[..], &["--format", "raw"]].concat(), "nfs or smb"),
+    ] {
+        let refused = recovery.run(&words);
+        assert!(refused.code() == Some(2) && refused.stderr.contains(told), "{words:?}: {}", refused.stderr);
+    }
+    assert!(recovery.list().is_empty() && recovery.left().is_empty());
+    assert!(!is_dead(&mut daemon.child));
+    recovery.assert_unchanged();
+}
+
+/// A machine that has moved stays listed, with all that an operator needs, until it is forgotten; it is not ended by mistake.
+#[test]
+fn machines_that_have_moved() {
+    if !installed("machines that have moved", &["qemu-system-x86_64", "qemu-io"]) {
+        return;
+    }
+    let recovery = Recovery::new();
+    let daemon = recovery.daemon();
+    let begin = ["recover", "web01", "--on", "qemu", "--memory", "64", "--network", "none"];
+    let session = recovery.run(&begin).json();
+    let refused = recovery.run(&["recover", "forget", "web01-1"]);
+    assert!(refused.code() == Some(2) && refused.stderr.contains("recover stop web01-1"), "{}", refused.stderr);
+    let permanent = temp();
+    let to = permanent.path().to_str().expect("a path");
+    let _ = recovery.run(&["recover", "migrate", "web01-1", "--to", to]).good();
+    assert!(recovery.list().is_empty() && recovery.left().is_empty());
+    // Also by a daemon that has never seen it.
+    drop(daemon);
+    let _daemon = recovery.daemon();
+    let all = || recovery.run(&["recover", "list", "--all"]).json().as_array().expect("a list").clone();
+    let moved = all().remove(0);
+    assert_eq!((&moved["state"], &moved["machine_state"]["state"]), (&json!("moved"), &json!("running")), "{moved:#}");
+    assert_eq!(moved["moved_to"][1]["path"], json!(permanent.path().join("web01-disk1.qcow2")));
+    for key in ["pid", "console", "console_log", "vnc", "qmp"] {
+        assert_eq!(moved["machine_state"][key], session["machine_state"][key], "{key}");
+    }
+    let mut shown = recovery.command(&["recover", "show", "web01-1"]);
+    let shown = run_within(&mut shown, LIMIT).good().text();
+    assert!(shown.contains("web01-disk0.qcow2") && shown.contains("qmp.sock"), "{shown}");
+
+    let refused = recovery.run(&["recover", "stop", "web01-1"]);
+    assert!(refused.code() == Some(2) && refused.stderr.contains("--shutdown"), "{}", refused.stderr);
+    let refused = recovery.run(&["recover", "renew", "web01-1", "--lease", "0"]);
+    assert!(refused.code() == Some(2) && refused.stderr.contains("is over"), "{}", refused.stderr);
+    // There is no system in it that could shut down.
+    let refused = recovery.run(&["recover", "stop", "--shutdown=1", "web01-1"]);
+    assert!(refused.code() == Some(2) && refused.stderr.contains("within 1 s"), "{}", refused.stderr);
+    as_guest(&session, "disk0", &["write -P 1 0 4k"]);
+
+    let folder = recovery.state.path().join("machines/web01-1");
+    let forgotten = recovery.run(&["recover", "forget", "web01-1"]).good();
+    assert!(forgotten.stderr.contains("machines/web01-1") && folder.join("qmp.sock").exists(), "{}", forgotten.stderr);
+    assert!(all().is_empty());
+    as_guest(&session, "disk0", &["read -P 1 0 4k"]);
+    end(&session);
+
+    // One that is off is forgotten with its folder; a recovery whose guest does not listen is ended all the same.
+    let session = recovery.run(&begin).json();
+    let _ = recovery.run(&["recover", "migrate", "web01-2", "--to", temp().path().to_str().expect("a path")]).good();
+    end(&session);
+    assert_eq!(all()[0]["machine_state"]["state"], "off");
+    let _ = recovery.run(&["recover", "stop", "--shutdown", "web01-2"]).good();
+    let _ = recovery.run(&["recover", "forget", "web01-2"]).good();
+    assert!(!recovery.state.path().join("machines/web01-2").exists() && all().is_empty());
+    let _ = recovery.run(&begin).json();
+    let stopped = run_within(&mut recovery.command(&["recover", "stop", "--shutdown=1", "web01-3"]), LIMIT).good();
+    assert!(stopped.stderr.contains("has not shut down within 1 s"), "{}", stopped.stderr);
+    assert!(all().is_empty() && recovery.left().is_empty());
+}
+
+/// Ends the QEMU of a session, and waits until it has let go of its files.
+fn end(session: &Value) {
+    let pid = session["machine_state"]["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
+    let pid = pid.and_then(rustix::process::Pid::from_raw).expect("a process");
+    rustix::process::kill_process(pid, Signal::TERM).expect("it runs");
+    let begun = Instant::now();
+    while rustix::process::test_kill_process(pid).is_ok() && begun.elapsed() < Duration::from_secs(10) {
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// A volume that is away when the daemon begins is a problem of its sessions, until it is back.

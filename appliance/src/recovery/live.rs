@@ -92,7 +92,7 @@ impl Live {
                 )));
             }
             // What it was read for when it was last started is read ahead.
-            let known = cache.as_ref().filter(|_| record.qemu.is_some());
+            let known = cache.as_ref().filter(|_| record.settings.is_some());
             if let Some(trace) = known.and_then(|cache| boot_traces::load(cache, &name, &disk.name, base.size())) {
                 let options = prefetch::Options { memory: PREFETCH, ..prefetch::Options::default() };
                 base = Arc::new(Prefetched::new(base, &trace, &options)?);

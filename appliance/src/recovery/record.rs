@@ -8,9 +8,16 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use hv_drivers::{driver::Target, qemu::Settings};
+use blockdev::Result;
+use hv_drivers::{
+    driver::{Driver, Target},
+    libvirt::Libvirt,
+    qemu::Qemu,
+    settings::Settings,
+};
 use serde::{Deserialize, Serialize};
 
+use super::doors::reach::Reach;
 use crate::{cli::Sources, guest_fix, smb::Login};
 
 /// How far a session has come.
@@ -29,6 +36,8 @@ pub enum State {
     Stopping,
     /// It could not be made, or broke. What is left is removed by stopping it.
     Failed,
+    /// It is over; its machine has disks of its own now, and is listed until it is forgotten.
+    Moved,
 }
 
 impl State {
@@ -45,6 +54,7 @@ impl State {
             Self::Migrating => "migrating",
             Self::Stopping => "stopping",
             Self::Failed => "failed",
+            Self::Moved => "moved",
         }
     }
 }
@@ -73,6 +83,31 @@ pub enum DiskFormat {
     Vhdx,
     /// The disk itself
     Raw,
+}
+
+/// Who runs a session's machine.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Hypervisor {
+    /// QEMU on this host.
+    #[default]
+    Qemu,
+    /// The libvirt at this URI.
+    Libvirt(String),
+}
+
+impl Hypervisor {
+    /// Its driver, for machines that are started with `settings`.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such hypervisor.
+    pub fn driver(&self, settings: Settings) -> Result<Box<dyn Driver>> {
+        Ok(match self {
+            Self::Qemu => Box::new(Qemu { settings }),
+            Self::Libvirt(uri) => Box::new(Libvirt::new(uri, settings)?),
+        })
+    }
 }
 
 /// One recovery in progress.
@@ -112,8 +147,15 @@ pub struct Record {
     pub fix: Option<guest_fix::Target>,
     /// It has been.
     pub fixed: bool,
-    /// How QEMU runs the machine; `None`: somebody else does.
-    pub qemu: Option<Settings>,
+    /// How the machine is run here; `None`: somebody else runs it.
+    #[serde(alias = "qemu")]
+    pub settings: Option<Settings>,
+    /// Who runs it here.
+    #[serde(default)]
+    pub hypervisor: Hypervisor,
+    /// How its hypervisor reaches the disks, when it is another user of this host.
+    #[serde(default)]
+    pub reach: Option<Reach>,
     /// Where its disks are being moved.
     pub targets: Vec<Target>,
     /// They have been, and the machine stays when the session ends.

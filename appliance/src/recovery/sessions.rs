@@ -9,21 +9,22 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Weak, atomic::Ordering},
     thread,
+    time::Duration,
 };
 
-use blockdev::{Error, ReadAt, Result};
+use blockdev::{Error, ErrorKind, ReadAt, Result};
 use hv_drivers::{
     driver::{FileFormat, Target},
-    qemu::Settings,
+    settings::Settings,
 };
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::{
-    doors,
+    doors::{self, reach::Reach},
     live::Live,
     machine,
-    record::{DiskFormat, DiskRecord, Door, Record, State, now},
+    record::{DiskFormat, DiskRecord, Door, Hypervisor, Record, State, now},
     store::Store,
     target,
 };
@@ -52,8 +53,8 @@ pub struct Wish {
     /// Seconds.
     pub lease: Option<u64>,
     pub fix: Option<guest_fix::Target>,
-    /// How QEMU runs the machine; `None`: it is not run here.
-    pub qemu: Option<Settings>,
+    /// How the machine is run here, and by whom; `None`: it is not.
+    pub run: Option<(Hypervisor, Settings)>,
 }
 
 /// The sessions of a state folder. One process has them at a time.
@@ -81,7 +82,8 @@ impl Sessions {
         let target = target::Target::find(&opened, &wish.target)?;
         let disks = disks_of(&wish.sources, &opened, &target)?;
         let id = self.store.new_id(&target.machine)?;
-        let record = Record {
+        let (hypervisor, settings) = wish.run.clone().unzip();
+        let mut record = Record {
             id: id.clone(),
             machine: target.machine,
             point: target.path,
@@ -100,10 +102,13 @@ impl Sessions {
             quota: wish.quota,
             fix: wish.fix,
             fixed: false,
-            qemu: wish.qemu.clone(),
+            settings,
+            hypervisor: hypervisor.unwrap_or_default(),
+            reach: None,
             targets: Vec::new(),
             moved: false,
         };
+        record.reach = machine::check(&record)?.map(|user| Reach::new(&id, user));
         let lock = self.lock_of(&id);
         let guard = lock.lock();
         self.store.put(&record)?;
@@ -114,7 +119,7 @@ impl Sessions {
             Ok(record) => Ok(self.value(&record)),
             Err(e) => {
                 // Nobody knows of it yet, so nobody would stop it.
-                if let Err(left) = self.stop(&id, &|_| ()) {
+                if let Err(left) = self.stop(&id, None, &|_| ()) {
                     output::note(&format!("{id}: what is left of it cannot be removed: {left}"));
                 }
                 Err(e)
@@ -135,15 +140,15 @@ impl Sessions {
             record.fixed = true;
             self.store.put(&record)?;
         }
-        if let (Some(live), Some(settings), State::Preparing) = (&live, &record.qemu, record.state) {
+        if let (Some(live), Some(_), State::Preparing) = (&live, &record.settings, record.state) {
             step("machine");
             let machine = machine::described(opened, &record, &live.sources())?;
             let (folder, session) = (self.store.machine_folder(&record.id), self.store.session_folder(&record.id));
-            let running = machine::start(&folder, &session, &record, machine, settings)?;
-            running.notes.iter().for_each(|note| step(&format!("machine: {note}")));
+            let notes = machine::start(&folder, &session, &record, &machine)?;
+            notes.iter().for_each(|note| step(&format!("machine: {note}")));
         }
         if record.state == State::Preparing {
-            record.state = if record.qemu.is_some() { State::Running } else { State::Ready };
+            record.state = if record.settings.is_some() { State::Running } else { State::Ready };
         }
         record.problem = None;
         self.store.put(&record)?;
@@ -167,9 +172,11 @@ impl Sessions {
             let Ok(record) = self.store.get(&id) else { continue };
             let live = self.live.lock().get(&id).map(Arc::clone);
             let is_live = live.is_some();
-            let outcome = if record.state == State::Stopping || record.is_overdue() {
+            let outcome = if record.state == State::Moved {
+                Ok(())
+            } else if record.state == State::Stopping || record.is_overdue() {
                 drop(guard);
-                self.stop(&id, &|_| ())
+                self.stop(&id, None, &|_| ())
             } else if record.state == State::Migrating && is_live {
                 drop(guard);
                 self.go_on_moving(id.clone());
@@ -200,7 +207,7 @@ impl Sessions {
     fn look_after(&self, record: &Record, live: &Live) -> Result<()> {
         live.tend()?;
         let problem = match record.state {
-            State::Running => machine::tend(&self.store.machine_folder(&record.id))?,
+            State::Running => machine::tend(record, &self.store.machine_folder(&record.id))?,
             _ => None,
         };
         if problem != record.problem {
@@ -217,7 +224,10 @@ impl Sessions {
         let all = Arc::clone(self);
         // Without a thread it is tried again in a moment.
         let _ = thread::Builder::new().name("moving".into()).spawn(move || {
-            if let Err(e) = all.migrate(&id, None, &|_| ()) {
+            let known = all.store.get(&id).ok().and_then(|record| record.problem);
+            if let Err(e) = all.migrate(&id, None, &|_| ())
+                && known.is_none_or(|known| known != e.to_string())
+            {
                 output::note(&format!("{id}: {e}"));
             }
         });
@@ -253,9 +263,12 @@ impl Sessions {
         }
         let is_cancelled = || live.is_ending.load(Ordering::Relaxed);
         let folder = self.store.machine_folder(id);
-        if let Err(e) = machine::migrate(&folder, &record.targets, &is_cancelled, step) {
-            record.state = State::Running;
-            record.targets.clear();
+        if let Err(e) = machine::migrate(&record, &folder, &record.targets, &is_cancelled, step) {
+            // Where there is no way back it is tried again and again; but not with a copy that differs.
+            if e.kind() == ErrorKind::Damaged || !machine::is_moving(&record, &folder) {
+                record.state = State::Running;
+                record.targets.clear();
+            }
             record.problem = Some(e.to_string());
             self.store.put(&record)?;
             return Err(e);
@@ -263,30 +276,43 @@ impl Sessions {
         record.moved = true;
         record.state = State::Stopping;
         self.store.put(&record)?;
-        let moved = json!({ "id": id, "disks": record.targets, "machine": machine::value(&folder) });
+        let moved = json!({ "id": id, "disks": record.targets, "machine": machine::value(&record, &folder) });
         drop(guard);
-        self.stop(id, step)?;
+        self.stop(id, None, step)?;
         Ok(moved)
     }
 
-    /// Ends a session and removes all that it made. What was removed before, by a stop that was broken off, is no error.
+    /// Ends a session and removes all that it made. What was removed before, by a stop that was broken off, is no error. With
+    /// `shutdown` its guest is asked to shut down first and has so long for that. A machine that has moved is only asked.
     ///
     /// # Errors
     ///
-    /// When there is no such session, or something cannot be removed: then it stays listed and can be stopped again.
-    pub fn stop(&self, id: &str, step: &dyn Fn(&str)) -> Result<()> {
+    /// When there is no such session, or something cannot be removed: then it stays listed and can be stopped again. When
+    /// the guest of a machine that has moved does not shut down: it runs on.
+    pub fn stop(&self, id: &str, shutdown: Option<Duration>, step: &dyn Fn(&str)) -> Result<()> {
         if let Some(live) = self.live.lock().get(id) {
             live.is_ending.store(true, Ordering::Relaxed);
         }
         let lock = self.lock_of(id);
         let _guard = lock.lock();
         let mut record = self.store.get(id)?;
+        let machine = self.store.machine_folder(id);
+        if record.state == State::Moved {
+            return shut_down_moved(&record, &machine, shutdown, step);
+        }
+        if let (Some(grace), Some(_), false) = (shutdown, &record.settings, record.moved) {
+            step("shutting down");
+            match machine::shut_down(&record, &machine, grace) {
+                Ok(true) => {}
+                Ok(false) => step(&format!("the guest has not shut down within {} s; it is ended", grace.as_secs())),
+                Err(e) => step(&format!("the guest cannot be asked to shut down: {e}")),
+            }
+        }
         record.state = State::Stopping;
         self.store.put(&record)?;
-        let machine = self.store.machine_folder(id);
         if !record.moved && machine.exists() {
             step("machine");
-            machine::stop(&machine)?;
+            machine::stop(&record, &machine)?;
             removed(&machine)?;
         }
         let live = self.live.lock().remove(id);
@@ -298,10 +324,18 @@ impl Sessions {
             }
         }
         let session = self.store.session_folder(id);
-        doors::sweep(&session)?;
+        doors::sweep(&record, &session)?;
         step("overlays");
         removed(&session)?;
-        self.store.delete(id)?;
+        if record.moved {
+            record.state = State::Moved;
+            (record.problem, record.lease_until) = (None, None);
+            record.addresses.clear();
+            record.disks.iter_mut().for_each(|disk| disk.uri = None);
+            self.store.put(&record)?;
+        } else {
+            self.store.delete(id)?;
+        }
         self.changing.lock().remove(id);
         step("stopped");
         Ok(())
@@ -316,13 +350,45 @@ impl Sessions {
         let lock = self.lock_of(id);
         let _guard = lock.lock();
         let mut record = self.store.get(id)?;
+        if record.state == State::Moved {
+            return Err(Error::invalid(format!("{id} is over: its machine has disks of its own, and stays")));
+        }
         record.lease_until = seconds.map(|seconds| now().saturating_add(seconds));
         self.store.put(&record)?;
         Ok(self.value(&record))
     }
 
-    pub fn list(&self) -> Result<Value> {
-        Ok(self.store.all()?.iter().map(|record| self.value(record)).collect())
+    /// Takes a machine that has moved off the list. What is kept of it is removed if it is off; otherwise its console and
+    /// monitor are there, and it is told where.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such machine, or it is a recovery still.
+    pub fn forget(&self, id: &str) -> Result<Value> {
+        let lock = self.lock_of(id);
+        let _guard = lock.lock();
+        let record = self.store.get(id)?;
+        if record.state != State::Moved {
+            let state = record.state.name();
+            return Err(Error::invalid(format!(
+                "{id} is {state}: `revenant recover stop {id}` ends it, with its disks"
+            )));
+        }
+        let folder = self.store.machine_folder(id);
+        let is_off = machine::is_off(&record, &folder)?;
+        if is_off {
+            removed(&folder)?;
+        }
+        self.store.delete(id)?;
+        self.changing.lock().remove(id);
+        Ok(json!({ "id": id, "left": (!is_off).then_some(folder) }))
+    }
+
+    /// The sessions; with `all` the machines, too, that have moved.
+    pub fn list(&self, all: bool) -> Result<Value> {
+        let records = self.store.all()?;
+        let listed = records.iter().filter(|record| all || record.state != State::Moved);
+        Ok(listed.map(|record| self.value(record)).collect())
     }
 
     pub fn show(&self, id: &str) -> Result<Value> {
@@ -331,7 +397,7 @@ impl Sessions {
 
     /// Whether there is nothing to keep alive.
     pub fn is_idle(&self) -> bool {
-        self.store.all().is_ok_and(|all| all.is_empty())
+        self.store.all().is_ok_and(|all| all.iter().all(|record| record.state == State::Moved))
     }
 
     /// Closes all doors in good order. The sessions stay, and go on with the next daemon.
@@ -367,7 +433,8 @@ impl Sessions {
                 "uri": disk.uri,
                 "overlay": record.overlay(&self.store.session_folder(&record.id), disk),
             })).collect::<Vec<_>>(),
-            "machine_state": machine::value(&self.store.machine_folder(&record.id)),
+            "machine_state": machine::value(record, &self.store.machine_folder(&record.id)),
+            "moved_to": record.targets.iter().filter(|_| record.moved).collect::<Vec<_>>(),
             "overlay_quota": record.quota,
             "overlay_bytes": figures.overlay_bytes,
             "bytes_read": figures.bytes_read,
@@ -395,6 +462,26 @@ impl Sessions {
         all.push((sources.clone(), Arc::downgrade(&opened)));
         Ok(opened)
     }
+}
+
+/// Asks the guest of a machine that has moved to shut down. Nothing else is done to it: its disks are all there is of it.
+fn shut_down_moved(record: &Record, folder: &Path, shutdown: Option<Duration>, step: &dyn Fn(&str)) -> Result<()> {
+    let id = &record.id;
+    let Some(grace) = shutdown else {
+        return Err(Error::invalid(format!(
+            "{id} is no recovery any more: its machine has disks of its own. `recover stop --shutdown {id}` shuts it down, \
+             `recover forget {id}` takes it off the list"
+        )));
+    };
+    step("shutting down");
+    if machine::shut_down(record, folder, grace)? {
+        step("the guest has shut down");
+        return Ok(());
+    }
+    let grace = grace.as_secs();
+    Err(Error::invalid(format!(
+        "the guest of {id} has not shut down within {grace} s: it runs on (--shutdown SECONDS)"
+    )))
 }
 
 /// Removes a folder and all in it, if it is there.

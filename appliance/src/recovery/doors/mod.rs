@@ -4,6 +4,7 @@ pub mod datastore;
 pub mod iscsi;
 pub mod nbd;
 mod nfs;
+pub mod reach;
 mod smb;
 
 use std::{net::SocketAddr, path::Path};
@@ -66,8 +67,9 @@ pub fn open(record: &Record, folder: &Path, disks: &[LiveDisk], step: &dyn Fn(&s
 /// # Errors
 ///
 /// When something cannot be ended or removed: the session's folder must not be removed then.
-pub fn sweep(folder: &Path) -> Result<()> {
-    smb::sweep(folder)
+pub fn sweep(record: &Record, folder: &Path) -> Result<()> {
+    smb::sweep(folder)?;
+    record.reach.as_ref().map_or(Ok(()), reach::Reach::remove)
 }
 
 /// What is to be said of who can use the disks.

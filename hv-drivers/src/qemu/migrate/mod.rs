@@ -16,7 +16,7 @@ mod verify;
 
 use std::{
     fs::{self, File},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64},
@@ -40,6 +40,8 @@ use crate::{
 
 /// What was begun, in the machine's folder.
 const RECORD: &str = "migration.json";
+/// The longest of them that is read, in bytes.
+const RECORD_MAX: u64 = 1 << 20;
 
 /// A machine's disks on their way.
 #[derive(Debug)]
@@ -165,11 +167,7 @@ impl Migration {
     /// `Damaged` when its record cannot be understood.
     pub fn find(running: &Running) -> Result<Option<Self>> {
         let path = running.folder().join(RECORD);
-        let text = match fs::read(&path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(Error::io(format!("cannot read {}", path.display()), e)),
-        };
+        let Some(text) = durable::read(&path, RECORD_MAX)? else { return Ok(None) };
         let record = serde_json::from_slice(&text);
         let record = record.map_err(|e| Error::damaged(format!("{}: {e}", path.display())))?;
         Ok(Some(Self { running: again(running)?, record }))
@@ -245,7 +243,7 @@ impl Migration {
             jobs::cancel(&mut monitor, &disk.job())?;
             remove_node(&mut monitor, &disk.node)?;
             remove_node(&mut monitor, &below(&disk.node))?;
-            remove_file(&disk.target.path)?;
+            durable::remove(&disk.target.path)?;
         }
         self.forget()
     }
@@ -311,7 +309,7 @@ impl Migration {
     }
 
     fn forget(&self) -> Result<()> {
-        remove_file(&self.running.folder().join(RECORD))
+        durable::remove(&self.running.folder().join(RECORD))
     }
 }
 
@@ -385,15 +383,6 @@ fn remove_node(monitor: &mut Client, node: &str) -> Result<()> {
         return Ok(());
     }
     monitor.execute("blockdev-del", &json!({ "node-name": node })).map(drop)
-}
-
-/// Removes a file; one that is not there is no matter.
-fn remove_file(path: &Path) -> Result<()> {
-    let removed = match fs::remove_file(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        removed => removed.and_then(|()| durable::sync_folder_of(path)),
-    };
-    removed.map_err(|e| Error::io(format!("cannot remove {}", path.display()), e))
 }
 
 /// The same machine once more.

@@ -9,10 +9,11 @@
 use blockdev::compare::first_difference;
 use serde_json::json;
 
-use super::{Completion, Migration, Moved, add_disk, jobs, remove_file, remove_node, scratch_file};
+use super::{Completion, Migration, Moved, add_disk, jobs, remove_node, scratch_file};
 use crate::{
     Error, Result,
     driver::{DiskSource, FileFormat},
+    durable,
     nbd::NbdDisk,
     qemu::source::{self, below},
     qmp::Client,
@@ -63,9 +64,9 @@ impl Migration {
             jobs::cancel(monitor, &disk.keeper())?;
             remove_node(monitor, &disk.scratch())?;
             remove_node(monitor, &below(&disk.scratch()))?;
-            remove_file(&scratch_file(disk))?;
+            durable::remove(&scratch_file(disk))?;
         }
-        remove_file(&self.running.folder().join(SOCKET))
+        durable::remove(&self.running.folder().join(SOCKET))
     }
 
     /// Compares.
@@ -92,7 +93,7 @@ impl Migration {
         let mut monitor = self.running.monitor()?;
         // Of an earlier attempt.
         let _ = monitor.execute("nbd-server-stop", &json!({}));
-        remove_file(socket)?;
+        durable::remove(socket)?;
         let address = json!({ "type": "unix", "data": { "path": source::path(socket)? } });
         monitor.execute("nbd-server-start", &json!({ "addr": address }))?;
         for node in self.record.disks.iter().flat_map(|disk| [disk.from.clone(), disk.scratch()]) {

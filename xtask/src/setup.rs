@@ -13,7 +13,7 @@ use anyhow::Result;
 use crate::cmd;
 
 /// Debian packages, and what goes without them.
-const PACKAGES: [(&str, &str); 40] = [
+const PACKAGES: [(&str, &str); 41] = [
     ("fuse3", "mounting"),
     ("rsync", "reading a mount with rsync"),
     ("acl", "comparing ACLs"),
@@ -26,6 +26,7 @@ const PACKAGES: [(&str, &str); 40] = [
     ("qemu-system-x86", "booting machines"),
     ("qemu-block-extra", "machines over iSCSI and NFS"),
     ("ovmf", "booting machines by UEFI"),
+    ("libvirt-daemon-system", "machines of libvirt"),
     ("grub-pc-bin", "a guest that boots by BIOS"),
     ("grub-efi-amd64-bin", "a guest that boots by UEFI"),
     ("7zip", "judging disk images by 7z"),

@@ -197,3 +197,31 @@ impl Record {
 pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As versions before libvirt, SMB and formats wrote it.
+    const EARLIER: &str = r#"{"id":"web01-1","machine":"web01","point":"machines/web01/@2026-11-21T11:38:18",
+        "state":"running","problem":null,"created":1795294767,"lease_until":null,
+        "sources":{"volumes":["/vol"],"catalog":null,"keys":[],"volume_keys":null,"unlock":[],"images":[],
+            "cache":"/cache","integrity":"once","config":null,"json":false,"quiet":true},
+        "door":"nbd","listen":null,"allow":[],"addresses":["unix:/st/sessions/web01-1/nbd.sock"],
+        "disks":[{"name":"disk0","source":"machines/web01/@2026-11-21T11:38:18/disks/disk0.raw","size":67108864,
+            "uri":"nbd+unix:///disk0?socket=/st/sessions/web01-1/nbd.sock"}],
+        "quota":null,"fix":null,"fixed":false,
+        "qemu":{"program":null,"accelerator":"auto","network":"none","keep_macs":false,"display":"vnc-socket",
+            "memory_mib":64,"cpus":null,"throwaway":false,"paused":false,"reconnect":{"secs":300,"nanos":0}},
+        "targets":[],"moved":false}"#;
+
+    #[test]
+    fn records_of_earlier_versions() {
+        let record: Record = serde_json::from_str(EARLIER).expect("a record");
+        assert_eq!(record.settings.as_ref().and_then(|settings| settings.memory_mib), Some(64));
+        assert_eq!((&record.hypervisor, record.format), (&Hypervisor::Qemu, None));
+        assert!(record.reach.is_none() && record.login.is_none());
+        let again: Record = serde_json::from_str(&serde_json::to_string(&record).expect("text")).expect("a record");
+        assert_eq!(again.settings, record.settings);
+    }
+}

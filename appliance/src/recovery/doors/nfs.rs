@@ -36,8 +36,9 @@ pub fn open(record: &Record, folder: &Path, disks: &[LiveDisk]) -> Result<Box<dy
         ..ExportOptions::default()
     };
     let export = Export::new(datastore.root(), options)?;
+    let count = sockets.nfs.len();
     let server = Server::start(Config { limits: Limits::default(), clients }, export, sockets)?;
-    Ok(Box::new(Nfs { server, datastore, record: record.clone() }))
+    Ok(Box::new(Nfs { server, count, datastore, record: record.clone() }))
 }
 
 /// Whether QEMU of this host is the client.
@@ -95,13 +96,15 @@ fn own_address(record: &Record, number: u64) -> String {
 
 struct Nfs {
     server: Server,
+    /// Addresses for files; the port mapper's come after them.
+    count: usize,
     datastore: Datastore,
     record: Record,
 }
 
 impl Serving for Nfs {
     fn addresses(&self) -> Vec<String> {
-        self.server.addresses().iter().map(ToString::to_string).collect()
+        self.server.addresses().iter().take(self.count).map(ToString::to_string).collect()
     }
 
     fn uri(&self, disk: &str) -> String {

@@ -247,6 +247,34 @@ fn machines_that_have_moved() {
     assert!(all().is_empty() && recovery.left().is_empty());
 }
 
+/// A real guest, out of QEMU's NFS client, shuts down when it is asked to, before its recovery is ended.
+#[test]
+fn a_guest_shuts_down_when_it_is_asked() {
+    let guest = std::env::var_os("REVENANT_GUEST_IMAGES").map(|folder| PathBuf::from(folder).join("vm/guest.raw"));
+    let Some(guest) = guest.filter(|guest| guest.exists() && is_root()) else {
+        eprintln!("SKIPPED: a guest that shuts down: no vm/guest.raw in REVENANT_GUEST_IMAGES, or this is not root");
+        return;
+    };
+    if !installed("a guest that shuts down", &["qemu-system-x86_64"]) || !has_nfs() {
+        return;
+    }
+    let recovery = Recovery::new();
+    let _daemon = recovery.daemon();
+    let image = ["recover", "images/guest.raw", "--image", guest.to_str().expect("a path")];
+    let session = recovery.run(&[&image[..], &["--on", "qemu", "--through", "nfs", "--memory", "512"]].concat()).json();
+    let log = PathBuf::from(session["machine_state"]["console_log"].as_str().expect("a log"));
+    let said = |word: &str| fs::read(&log).is_ok_and(|said| String::from_utf8_lossy(&said).contains(word));
+    let begun = Instant::now();
+    while !said("GUEST-READY") {
+        assert!(begun.elapsed() < Duration::from_secs(400), "the guest does not come up");
+        thread::sleep(Duration::from_millis(200));
+    }
+    let mut stop = recovery.command(&["recover", "stop", "--shutdown=200", "guest-1"]);
+    let stopped = run_within(&mut stop, Duration::from_secs(300)).good();
+    assert!(stopped.stderr.contains("shutting down") && !stopped.stderr.contains("has not"), "{}", stopped.stderr);
+    assert!(recovery.list().is_empty() && recovery.left().is_empty());
+}
+
 /// Ends the QEMU of a session, and waits until it has let go of its files.
 fn end(session: &Value) {
     let pid = session["machine_state"]["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());

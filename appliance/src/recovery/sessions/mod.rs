@@ -3,6 +3,8 @@
 //! Each session has a lock that whoever changes it holds: stopping waits for preparing. What a session needs besides, its
 //! sources, is shared with others that name the same.
 
+mod moved;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -298,7 +300,7 @@ impl Sessions {
         let mut record = self.store.get(id)?;
         let machine = self.store.machine_folder(id);
         if record.state == State::Moved {
-            return shut_down_moved(&record, &machine, shutdown, step);
+            return moved::shut_down(&record, &machine, shutdown, step);
         }
         if let (Some(grace), Some(_), false) = (shutdown, &record.settings, record.moved) {
             step("shutting down");
@@ -356,32 +358,6 @@ impl Sessions {
         record.lease_until = seconds.map(|seconds| now().saturating_add(seconds));
         self.store.put(&record)?;
         Ok(self.value(&record))
-    }
-
-    /// Takes a machine that has moved off the list. What is kept of it is removed if it is off; otherwise its console and
-    /// monitor are there, and it is told where.
-    ///
-    /// # Errors
-    ///
-    /// When there is no such machine, or it is a recovery still.
-    pub fn forget(&self, id: &str) -> Result<Value> {
-        let lock = self.lock_of(id);
-        let _guard = lock.lock();
-        let record = self.store.get(id)?;
-        if record.state != State::Moved {
-            let state = record.state.name();
-            return Err(Error::invalid(format!(
-                "{id} is {state}: `revenant recover stop {id}` ends it, with its disks"
-            )));
-        }
-        let folder = self.store.machine_folder(id);
-        let is_off = machine::is_off(&record, &folder)?;
-        if is_off {
-            removed(&folder)?;
-        }
-        self.store.delete(id)?;
-        self.changing.lock().remove(id);
-        Ok(json!({ "id": id, "left": (!is_off).then_some(folder) }))
     }
 
     /// The sessions; with `all` the machines, too, that have moved.
@@ -462,26 +438,6 @@ impl Sessions {
         all.push((sources.clone(), Arc::downgrade(&opened)));
         Ok(opened)
     }
-}
-
-/// Asks the guest of a machine that has moved to shut down. Nothing else is done to it: its disks are all there is of it.
-fn shut_down_moved(record: &Record, folder: &Path, shutdown: Option<Duration>, step: &dyn Fn(&str)) -> Result<()> {
-    let id = &record.id;
-    let Some(grace) = shutdown else {
-        return Err(Error::invalid(format!(
-            "{id} is no recovery any more: its machine has disks of its own. `recover stop --shutdown {id}` shuts it down, \
-             `recover forget {id}` takes it off the list"
-        )));
-    };
-    step("shutting down");
-    if machine::shut_down(record, folder, grace)? {
-        step("the guest has shut down");
-        return Ok(());
-    }
-    let grace = grace.as_secs();
-    Err(Error::invalid(format!(
-        "the guest of {id} has not shut down within {grace} s: it runs on (--shutdown SECONDS)"
-    )))
 }
 
 /// Removes a folder and all in it, if it is there.

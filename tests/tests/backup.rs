@@ -6,7 +6,7 @@ use tests::{
     gate::{Gate, by_qemu_img, log_of},
     lab::Lab,
     live_vm::LiveVm,
-    program::Revenant,
+    program::{self, Revenant, run_within},
     temp,
 };
 
@@ -223,4 +223,53 @@ fn a_chain_by_stock_bacula() {
     // The bitmaps of what is not needed any more are gone, and nothing else of ours is left in QEMU.
     let left = vm.ask(r#"{"execute":"query-block-exports"}"#);
     assert_eq!(left.trim(), "[]");
+}
+
+/// What the documentation says is what the program prints, and a stock Bacula runs it.
+#[test]
+fn as_documented() {
+    let folder = temp();
+    let Some((lab, vm, gate)) = scene(folder.path()) else { return };
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/backup.md");
+    let page = fs::read_to_string(page).expect("the page");
+    let shown = page.split("```bacula\n").nth(1).and_then(|rest| rest.split("```").next()).expect("the jobs");
+    let printed = |client: &str, more: &[&str]| {
+        let words = ["bacula-config", "--client", client, "--job-defs", "VMs", "--tag", "gold"];
+        let mut command = program::bare(words);
+        command
+            .env_remove("REVENANT_CONFIG")
+            .args(more)
+            .arg("--config")
+            .arg(gate.config())
+            .arg("--cache")
+            .arg(folder.path().join("cache"));
+        let run = run_within(&mut command, Duration::from_secs(60)).good();
+        run.text()
+    };
+    assert_eq!(printed("vmgate-fd", &["--mount", "/run/revenant"]), shown);
+
+    let program = format!("{} --config {}", program::path().display(), gate.config().display());
+    let mount = gate.mount();
+    let jobs = printed("lab-fd", &["--mount", mount.to_str().expect("text"), "--program", &program]);
+    let defs = "JobDefs { Name = VMs; Type = Backup; Storage = other-sd; Pool = other-pool; Messages = Standard }\n";
+    fs::write(lab.0.join("etc/jobs/vm-web01.dir"), format!("{defs}{jobs}")).expect("the jobs");
+    fs::write(lab.0.join("etc/jobs/vm-web01.sd"), "").expect("no device");
+    lab.run(&["define", "other", "--path", "/nonexistent"]);
+    for level in ["Full", "Incremental"] {
+        let job = lab.backup_any("vm-web01", level);
+        assert_eq!(status(&lab, job), "T", "{}", log_of(&lab, job));
+    }
+    assert_eq!(gate.files().iter().filter(|name| name.ends_with(".qcow2")).count(), 4);
+    let doctor = gate.bare(&["doctor", "--json"]).json();
+    let finding = |what: &str| {
+        let all = doctor["findings"].as_array().expect("findings");
+        all.iter().find(|f| f["what"] == what).unwrap_or_else(|| panic!("{what}: {doctor}")).clone()
+    };
+    assert_eq!(finding("daemon")["ok"], true, "{doctor}");
+    assert_eq!(finding("tree")["ok"], true, "{doctor}");
+    assert!(finding("qemu/web01")["text"].as_str().expect("text").contains("2 disks of 128.0 MiB"), "{doctor}");
+    // A hypervisor that does not answer is found.
+    vm.stop();
+    let doctor = gate.bare(&["doctor", "--json"]);
+    assert_eq!(doctor.code(), Some(1), "{}", doctor.text());
 }

@@ -20,7 +20,7 @@ use crate::{
 };
 
 pub fn run(cli: &Cli, recover: &Recover) -> Result<u8> {
-    let folder = recover.state.clone().unwrap_or_else(daemon::default_folder);
+    let folder = daemon::folder(&cli.sources, recover.state.as_deref())?;
     let step = |step: &str| {
         if !cli.sources.quiet && !cli.sources.json {
             output::note(step);

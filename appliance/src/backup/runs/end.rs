@@ -18,12 +18,29 @@ use crate::{
 };
 
 impl Backups {
+    /// Ends a job's machine, or all of them; the first error is told when all have been ended.
     pub(super) fn end(&self, end: &End, step: &dyn Fn(&str)) -> Result<Value> {
-        let (_, name) = split(&end.machine)?;
+        if let Some(machine) = &end.machine {
+            return self.end_machine(machine, end, step);
+        }
+        let of_job = |machine: &Arc<Machine>| {
+            let chain = machine.chain.read();
+            (chain.last_job == end.job).then(|| chain.key())
+        };
+        let machines: Vec<String> = self.machines.lock().values().filter_map(of_job).collect();
+        if machines.is_empty() && is_ok(end) {
+            return Err(Error::not_found(format!("the job {} has no machine: it is NOT usable", end.job)));
+        }
+        let ended: Vec<Result<Value>> = machines.iter().map(|machine| self.end_machine(machine, end, step)).collect();
+        ended.into_iter().collect::<Result<Vec<Value>>>().map(Value::Array)
+    }
+
+    fn end_machine(&self, name: &str, end: &End, step: &dyn Fn(&str)) -> Result<Value> {
+        let machine = self.machine(name)?;
+        let (_, name) = split(name)?;
         let line = |text: String| step(&format!("{name}: {text}"));
-        let machine = self.machine(&end.machine)?;
         let _changing = machine.changing.lock();
-        let is_ok = end.status.starts_with("OK") || end.status == "T" || end.status == "W";
+        let is_ok = is_ok(end);
         let begun = machine.chain.read().run.as_ref().map(|run| run.point.job.clone());
         let live = machine.live.read().clone();
         match (live, begun) {
@@ -151,6 +168,11 @@ impl Backups {
         })?;
         self.settle(machine)
     }
+}
+
+/// Whether Bacula is content with the job.
+fn is_ok(end: &End) -> bool {
+    end.status.starts_with("OK") || end.status == "T" || end.status == "W"
 }
 
 /// What `disk` was at `point`; `None` where that is not known any more.

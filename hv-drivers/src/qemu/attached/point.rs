@@ -18,10 +18,11 @@ use super::{
 use crate::{
     Error, Result,
     driver::{Changed, DiskWish, Point, PointDisk, Wish},
+    durable,
     nbd::NbdDisk,
     qemu::{
         jobs,
-        nodes::{add_on_top, remove_file, remove_node},
+        nodes::{add_on_top, remove_node},
         source::{self, below},
     },
     qmp::Client,
@@ -89,7 +90,7 @@ fn make(machine: &Attached, monitor: &mut Client, wish: &Wish<'_>) -> Result<Poi
     }
     for (number, part) in parts.iter().enumerate() {
         let path = scratch_file(wish.scratch, wish.mark, number);
-        remove_file(&path)?;
+        durable::remove(&path)?;
         fs::File::create_new(&path).map_err(|e| Error::io(format!("cannot make {}", path.display()), e))?;
         let node = scratch_node(wish.mark, number);
         add_on_top(monitor, &path, &node, part.disk.size, &part.disk.node)?;
@@ -126,7 +127,7 @@ fn part(monitor: &mut Client, present: &[Disk], wanted: &DiskWish) -> Result<Par
 /// Serves the point, and opens its disks.
 fn serve(monitor: &mut Client, wish: &Wish<'_>, parts: Vec<Part>) -> Result<Vec<PointDisk>> {
     let socket = socket(wish.scratch, wish.mark);
-    remove_file(&socket)?;
+    durable::remove(&socket)?;
     let address = json!({ "type": "unix", "data": { "path": source::path(&socket)? } });
     start_server(monitor, &json!({ "addr": address, "max-connections": 0 }))?;
     let mut disks = Vec::new();
@@ -187,9 +188,9 @@ pub fn end(monitor: &mut Client, mark: &str) -> Result<()> {
         remove_node(monitor, &node)?;
         remove_node(monitor, &below(&node))?;
         if let Some(file) = file.as_deref().map(Path::new) {
-            remove_file(file)?;
+            durable::remove(file)?;
             if let Some(folder) = file.parent() {
-                remove_file(&socket(folder, mark))?;
+                durable::remove(&socket(folder, mark))?;
             }
         }
     }

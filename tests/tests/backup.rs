@@ -273,3 +273,51 @@ fn as_documented() {
     let doctor = gate.bare(&["doctor", "--json"]);
     assert_eq!(doctor.code(), Some(1), "{}", doctor.text());
 }
+
+/// The log tells which files of the guest have made a backup large; and what is read is right while the guest writes.
+#[test]
+fn files_that_have_changed() {
+    if !tests::installed("files_that_have_changed", &["mke2fs", "qemu-img"]) {
+        return;
+    }
+    let folder = temp();
+    let (files, raw) = (folder.path().join("files"), folder.path().join("raw"));
+    fs::create_dir_all(files.join("var/lib")).expect("a folder");
+    fs::write(files.join("var/lib/shop.ibd"), vec![0x5a; 4 * MIB]).expect("a file");
+    fs::write(files.join("var/quiet.log"), vec![0x77; MIB]).expect("a file");
+    let mut make = Command::new("mke2fs");
+    make.args(["-q", "-F", "-t", "ext4", "-d"]).arg(&files).arg(&raw).arg("64M");
+    assert!(make.status().expect("mke2fs").success());
+    let content = fs::read(&raw).expect("the filesystem");
+    let image = folder.path().join("disk0.qcow2");
+    let mut convert = Command::new("qemu-img");
+    convert.args(["convert", "-f", "raw", "-O", "qcow2"]).arg(&raw).arg(&image);
+    assert!(convert.status().expect("qemu-img").success());
+    let Some(mut vm) = LiveVm::start(folder.path(), 1, 64 * MIB) else { return };
+    vm.disks[0].copy_from_slice(&content);
+    let gate = Gate::new(&vm);
+    let begin = |level: &str, job: &str, parent: &str| {
+        gate.run(&["begin", "qemu/web01", "--level", level, "--job", job, "--parent", parent]).good().text()
+    };
+    let end = |job: &str| gate.run(&["end", "qemu/web01", "--job", job, "--status", "OK"]).good().text();
+    let read = || {
+        for name in gate.files() {
+            // Members of earlier jobs are not here, and say so.
+            let _ = fs::read(gate.folder().join(name));
+        }
+    };
+    begin("Full", "one.1", "");
+    read();
+    end("one.1");
+    // In the middle of the file, where it lies in one piece.
+    let at = content.windows(MIB).position(|w| w.iter().all(|b| *b == 0x5a)).expect("the file").next_multiple_of(65536);
+    vm.write(0, at, 2 * 65536, 0x33);
+    let log = begin("Incremental", "two.2", "one.1");
+    assert!(log.contains("changed 128.0 KiB"), "{log}");
+    assert!(fs::read(gate.folder().join("vd0.0001-full.qcow2")).is_err(), "it is in an earlier job");
+    vm.write(0, at, 65536, 0x44);
+    read();
+    let log = end("two.2");
+    assert!(log.contains("top changes: vd0/whole/var/lib/shop.ibd 128.0 KiB"), "{log}");
+    assert!(!log.contains("quiet"), "{log}");
+}

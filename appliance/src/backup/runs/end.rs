@@ -4,6 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use blockdev::{Error, Result};
 use serde_json::{Value, json};
+use vfs::changed::Found;
 
 use super::{Backups, End, Machine, split};
 use crate::{
@@ -16,6 +17,9 @@ use crate::{
     },
     output,
 };
+
+/// Files of the guest that the log names.
+const TOP: usize = 5;
 
 impl Backups {
     /// Ends a job's machine, or all of them; the first error is told when all have been ended.
@@ -116,6 +120,7 @@ impl Backups {
                 "WARNING: disk {disk}: {why}. This backup has all of it; do not trust earlier ones of this disk"
             ));
         }
+        let top = if run.changed().is_some_and(|bytes| bytes > 0) { run.top_changes(TOP) } else { Found::default() };
         self.keep(machine, run, !wrong.is_empty())?;
         let clusters: u64 = proven.iter().filter(|proof| proof.wrong.is_none()).map(|proof| proof.clusters).sum();
         line(format!(
@@ -124,8 +129,14 @@ impl Backups {
             run.point.disks.len(),
             output::size(run.bytes()),
         ));
+        if !top.files.is_empty() {
+            line(shown(&top));
+        }
         Ok(json!({
             "machine": name,
+            "top_changes": top.files.iter().map(|(path, bytes)| json!({
+                "path": String::from_utf8_lossy(path), "bytes": bytes,
+            })).collect::<Vec<_>>(),
             "delivered": run.bytes(),
             "proven_clusters": clusters,
             "files": run.point.disks.iter().map(|member| member.file.clone()).collect::<Vec<_>>(),
@@ -168,6 +179,16 @@ impl Backups {
         })?;
         self.settle(machine)
     }
+}
+
+/// For people: `top changes: /var/lib/mysql/shop.ibd 910.0 MiB, /var/log/app.log 120.0 MiB`.
+fn shown(top: &Found) -> String {
+    // A guest can call its files what it wants; Bacula's log is text.
+    let name = |path: &[u8]| String::from_utf8_lossy(path).replace(char::is_control, "?");
+    let files: Vec<_> =
+        top.files.iter().map(|(path, bytes)| format!("{} {}", name(path), output::size(*bytes))).collect();
+    let more = if top.complete { "" } else { " (of those that there was time to look at)" };
+    format!("top changes: {}{more}", files.join(", "))
 }
 
 /// Whether Bacula is content with the job.

@@ -129,9 +129,7 @@ fn serve(monitor: &mut Client, wish: &Wish<'_>, parts: Vec<Part>) -> Result<Vec<
     let socket = socket(wish.scratch, wish.mark);
     durable::remove(&socket)?;
     let address = json!({ "type": "unix", "data": { "path": source::path(&socket)? } });
-    monitor
-        .execute("nbd-server-start", &json!({ "addr": address, "max-connections": 0 }))
-        .map_err(|e| e.context("the machine's NBD server cannot be started; does another backup program use it?"))?;
+    start_server(monitor, &json!({ "addr": address, "max-connections": 0 }))?;
     let mut disks = Vec::new();
     for (number, part) in parts.into_iter().enumerate() {
         let export = export(wish.mark, number);
@@ -153,6 +151,16 @@ fn serve(monitor: &mut Client, wish: &Wish<'_>, parts: Vec<Part>) -> Result<Vec<
         disks.push(PointDisk { name: part.disk.name, device: Arc::new(device), changed });
     }
     Ok(disks)
+}
+
+/// Starts QEMU's NBD server, of which there can be one. One without an export was left by a crash.
+fn start_server(monitor: &mut Client, how: &Value) -> Result<()> {
+    let Err(refused) = monitor.execute("nbd-server-start", how) else { return Ok(()) };
+    let exports = monitor.execute("query-block-exports", &json!({}))?;
+    if exports.as_array().is_some_and(Vec::is_empty) && monitor.execute("nbd-server-stop", &json!({})).is_ok() {
+        return monitor.execute("nbd-server-start", how).map(drop);
+    }
+    Err(refused.context("the machine's NBD server cannot be started; does another backup program use it?"))
 }
 
 /// Ends what there is of the point `mark` but its bitmaps; what is not there is no matter.

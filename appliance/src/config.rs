@@ -30,6 +30,8 @@ struct File {
     state: Option<PathBuf>,
     #[serde(default)]
     qemu: Vec<Attached>,
+    #[serde(default)]
+    libvirt: Vec<LibvirtHost>,
 }
 
 /// The hypervisors that are configured.
@@ -37,6 +39,28 @@ struct File {
 pub struct Hypervisors {
     /// `[[qemu]]`: machines of plain QEMU.
     pub qemu: Vec<Attached>,
+    /// `[[libvirt]]`: libvirts of this host.
+    pub libvirt: Vec<LibvirtHost>,
+}
+
+/// A libvirt.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LibvirtHost {
+    /// Its name in the tree.
+    #[serde(default = "libvirt_name")]
+    pub name: String,
+    /// Where it is.
+    #[serde(default = "libvirt_uri")]
+    pub uri: String,
+}
+
+fn libvirt_name() -> String {
+    "libvirt".to_owned()
+}
+
+fn libvirt_uri() -> String {
+    hv_drivers::libvirt::SYSTEM.to_owned()
 }
 
 /// How to open the archive.
@@ -118,13 +142,11 @@ pub fn hypervisors(sources: &Sources) -> Result<Hypervisors> {
             && !name.starts_with('.')
             && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
     };
-    match file.qemu.iter().find(|machine| !is_name(&machine.name)) {
-        Some(odd) => Err(Error::invalid(format!(
-            "[[qemu]] name = {:?}: the name of a machine has letters, digits, `-`, `_` and `.`",
-            odd.name
-        ))),
-        None => Ok(Hypervisors { qemu: file.qemu }),
+    let names = file.qemu.iter().map(|m| &m.name).chain(file.libvirt.iter().map(|l| &l.name));
+    if let Some(odd) = names.into_iter().find(|name| !is_name(name)) {
+        return Err(Error::invalid(format!("name = {odd:?}: a name here has letters, digits, `-`, `_` and `.`")));
     }
+    Ok(Hypervisors { qemu: file.qemu, libvirt: file.libvirt })
 }
 
 fn first(a: &[PathBuf], b: Vec<PathBuf>) -> Vec<PathBuf> {

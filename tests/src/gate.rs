@@ -21,6 +21,8 @@ pub struct Gate {
     state: tempfile::TempDir,
     mount: tempfile::TempDir,
     daemon: Option<Served>,
+    /// `HYPERVISOR/MACHINE`.
+    machine: String,
 }
 
 impl Gate {
@@ -31,10 +33,20 @@ impl Gate {
     /// When it does not start.
     #[must_use]
     pub fn new(vm: &LiveVm) -> Self {
-        let mut gate = Self { state: temp(), mount: temp(), daemon: None };
-        let (state, mount) = (gate.state.path().join("s"), gate.mount.path());
         let machine = format!("[[qemu]]\nname = \"web01\"\nqmp = {:?}\ntags = [\"gold\"]\n", vm.qmp());
-        let text = format!("state = {state:?}\nmount = {mount:?}\n{machine}");
+        Self::with("qemu/web01", &machine)
+    }
+
+    /// One for `machine`, with these hypervisors in its configuration.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    #[must_use]
+    pub fn with(machine: &str, hypervisors: &str) -> Self {
+        let mut gate = Self { state: temp(), mount: temp(), daemon: None, machine: machine.to_owned() };
+        let (state, mount) = (gate.state.path().join("s"), gate.mount.path());
+        let text = format!("state = {state:?}\nmount = {mount:?}\n{hypervisors}");
         fs::write(gate.config(), text).expect("the configuration");
         gate.start();
         gate
@@ -56,6 +68,15 @@ impl Gate {
         command.args(["serve", "--json", "--config"]).arg(self.config());
         self.daemon = Some(Served::start(&mut command));
         wait("the mounted tree", || self.mount.path().join("backup").is_dir());
+    }
+
+    /// Kills the daemon, as a crash would.
+    ///
+    /// # Panics
+    ///
+    /// When there is none.
+    pub fn kill(&mut self) {
+        self.daemon.take().expect("a daemon").end(rustix::process::Signal::KILL);
     }
 
     /// The command by which somebody else kills the daemon, as a crash would.
@@ -81,7 +102,7 @@ impl Gate {
     /// The folder of the machine.
     #[must_use]
     pub fn folder(&self) -> PathBuf {
-        self.mount.path().join("backup/qemu/web01")
+        self.mount.path().join("backup").join(&self.machine)
     }
 
     /// The names of the files in it, in their order.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use blockdev::{Error, Result};
 use hv_drivers::{
     driver::{Driver, Inventory, Listed, Tracking},
+    libvirt::Libvirt,
     qemu::attached::AttachedQemu,
+    settings::Settings,
 };
 
 use super::runs::List;
@@ -17,6 +19,9 @@ pub fn all(sources: &Sources) -> Result<Vec<(String, Arc<dyn Driver>)>> {
     let mut found: Vec<(String, Arc<dyn Driver>)> = Vec::new();
     if !configured.qemu.is_empty() {
         found.push(("qemu".to_owned(), Arc::new(AttachedQemu::new(configured.qemu))));
+    }
+    for host in configured.libvirt {
+        found.push((host.name, Arc::new(Libvirt::new(&host.uri, Settings::default())?)));
     }
     Ok(found)
 }
@@ -32,7 +37,7 @@ pub fn one(sources: &Sources, name: &str) -> Result<Arc<dyn Driver>> {
     match all.iter().find(|(n, _)| n == name) {
         Some((_, driver)) => Ok(Arc::clone(driver)),
         None if known.is_empty() => Err(Error::not_found(
-            "no hypervisor is configured; see [[qemu]] in /etc/revenant/revenant.toml (`man revenant-backup`)",
+            "no hypervisor is configured; see [[qemu]] and [[libvirt]] in /etc/revenant/revenant.toml (`man revenant-backup`)",
         )),
         None => Err(Error::not_found(format!("no hypervisor {name} is configured; there are: {}", known.join(", ")))),
     }

@@ -9,12 +9,15 @@
 //!
 //! * `virsh`: the program, its limits, and what to do when it fails;
 //! * [`domain`]: a domain's XML, written; `shown`: as libvirt shows it, read;
+//! * `inventory`: domains and what they are made of; `tracking`: their points in time, and what has changed;
 //! * `place`: what is kept of a domain; `relocation`: its disks moved by `blockcopy`, compared through a backup of libvirt's.
 
 pub mod domain;
+mod inventory;
 mod place;
 mod relocation;
 mod shown;
+mod tracking;
 mod virsh;
 
 use std::{
@@ -26,7 +29,7 @@ use std::{
 use self::{place::Placed, virsh::Virsh};
 use crate::{
     Error, Result,
-    driver::{Access, DiskSource, Driver, LifeCycle, Progress, Relocation, State, Target},
+    driver::{Access, DiskSource, Driver, Inventory, LifeCycle, Progress, Relocation, State, Target, Tracking},
     machine::{Mac, Machine},
     qemu::accelerator::has_kvm,
     settings::{Accelerator, Settings, Spec},
@@ -85,6 +88,14 @@ impl Driver for Libvirt {
     }
 
     fn life_cycle(&self) -> Option<&dyn LifeCycle> {
+        Some(self)
+    }
+
+    fn inventory(&self) -> Option<&dyn Inventory> {
+        Some(self)
+    }
+
+    fn tracking(&self) -> Option<&dyn Tracking> {
         Some(self)
     }
 

@@ -421,3 +421,90 @@ impl ReadAt for DigestFile {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use blockdev::layers::AsDevice;
+
+    use super::*;
+    use crate::backup::proof::{self, Past};
+
+    const CLUSTERS: usize = 20;
+
+    /// A disk whose last cluster is not whole.
+    fn disk(changed: &[usize]) -> Vec<u8> {
+        let mut bytes: Vec<u8> = (0..(CLUSTERS - 1) * CLUSTER as usize + 700).map(|i| (i / 4096) as u8).collect();
+        changed.iter().for_each(|cluster| bytes[cluster * CLUSTER as usize + 5] ^= 1);
+        bytes
+    }
+
+    fn wanted(runs: Vec<Range<u64>>) -> Vec<Wanted> {
+        let size = disk(&[]).len() as u64;
+        vec![Wanted { name: "vd0".to_owned(), file: "vd0.qcow2".to_owned(), size, runs }]
+    }
+
+    /// The digests of `disk` in `runs`, taken while it is read in odd pieces, and read from the file again.
+    fn taken(path: &Path, disk: &[u8], runs: Vec<Range<u64>>) -> Arc<DiskDigests> {
+        let new = Digests::create(path, "web01", "job", wanted(runs)).expect("a file");
+        let device: Arc<dyn BlockDevice> =
+            Arc::new(Digesting::new(AsDevice::new(disk.to_vec(), BlockSizes::CLASSIC), Arc::clone(&new.disks[0])));
+        let file = DigestFile::open(path, vec![(Arc::clone(&new.disks[0]), Arc::clone(&device))]).expect("a file");
+        assert_eq!(file.size(), new.bytes());
+        let mut buf = vec![0; 3 * CLUSTER as usize + 100];
+        device.read_at(&mut buf, 7).expect("a read");
+        assert!(new.disks[0].get(0).expect("a file").is_none(), "its first bytes were not read");
+        // Who reads the file first gets the digests all the same.
+        let mut whole = vec![0; usize::try_from(file.size()).expect("small")];
+        assert_eq!(file.read_at(&mut whole, 0).expect("a read"), whole.len());
+        assert_eq!(new.disks[0].missing().count(), 0);
+        let again = Digests::open(path).expect("a complete file");
+        assert_eq!(std::fs::read(path).expect("the file"), whole);
+        Arc::clone(again.disk("vd0").expect("the disk"))
+    }
+
+    #[test]
+    fn what_has_changed_is_seen() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let full = taken(&folder.path().join("1"), &disk(&[]), vec![0..20]);
+        let own = digest(&disk(&[])[19 * CLUSTER as usize..]);
+        assert_eq!(full.get(19).expect("a file"), Some(own), "zeros are behind the end of the disk");
+        let delta = taken(&folder.path().join("2"), &disk(&[4, 5]), vec![4..6]);
+        let past = Past::new(vec![Arc::clone(&delta), Arc::clone(&full)]);
+
+        let device = |changed: &[usize]| AsDevice::new(disk(changed), BlockSizes::CLASSIC);
+        // Nothing but cluster 9 has changed since, and the tracker says so.
+        assert_eq!(proof::sample(&device(&[4, 5, 9]), &[9..10], &past, 50).expect("right"), 50);
+        // The tracker has forgotten it.
+        let wrong = proof::sample(&device(&[4, 5, 9]), &[], &past, 5000).expect_err("a change");
+        assert!(wrong.to_string().contains("change tracking is wrong"), "{wrong}");
+        let whole = taken(&folder.path().join("3"), &disk(&[4, 5, 9]), vec![0..20]);
+        assert_eq!(proof::all(&whole, &[9..10], &past).expect("right"), 18);
+        assert!(proof::all(&whole, &[8..9], &past).is_err());
+        // What is in no run of a whole disk is zeros.
+        assert!(proof::all(&taken(&folder.path().join("4"), &disk(&[4, 5]), vec![0..3]), &[], &past).is_err());
+    }
+
+    #[test]
+    fn a_file_that_is_harmed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("digests");
+        taken(&path, &disk(&[]), vec![1..3, 7..20]);
+        let good = std::fs::read(&path).expect("the file");
+        let head = good.len() - 15 * 16;
+        for at in 0..head {
+            for bit in [0, 3, 7] {
+                let mut bad = good.clone();
+                bad[at] ^= 1 << bit;
+                std::fs::write(&path, &bad).expect("a file");
+                // An error, or another text in the header: never a panic, and never more than the file has.
+                if let Ok(read) = Digests::open(&path) {
+                    read.disks.iter().for_each(|disk| assert!(disk.clusters() <= 15));
+                }
+            }
+        }
+        for len in [0, 10, 24, head, good.len() - 1] {
+            std::fs::write(&path, &good[..len]).expect("a file");
+            assert!(Digests::open(&path).is_err(), "{len}");
+        }
+    }
+}

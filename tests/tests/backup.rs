@@ -1,0 +1,226 @@
+//! Running machines backed up by a stock Bacula, and restored without this program.
+
+use std::{fs, path::PathBuf, process::Command, thread, time::Duration};
+
+use tests::{
+    gate::{Gate, by_qemu_img, log_of},
+    lab::Lab,
+    live_vm::LiveVm,
+    program::Revenant,
+    temp,
+};
+
+const MIB: usize = 1 << 20;
+
+/// What the disks were at a point, and the newest files of it.
+struct Point {
+    job: u64,
+    /// A moment after the job and before the next, as Bacula writes it.
+    after: String,
+    disks: Vec<Vec<u8>>,
+    files: Vec<String>,
+}
+
+/// Restores a job's point by stock Bacula, and compares its disks by stock qemu-img.
+fn compare(lab: &Lab, gate: &Gate, name: &str, point: &Point) {
+    let out = lab.0.join(format!("restored-{}", point.job));
+    lab.run(&["restore", name, out.to_str().expect("text"), "--before", &point.after]);
+    let folder: PathBuf = out.join(gate.folder().strip_prefix("/").expect("an absolute path"));
+    for (disk, file) in point.disks.iter().zip(&point.files) {
+        assert!(by_qemu_img(&folder, file) == *disk, "job {}: {file} is not what the disk was", point.job);
+    }
+    fs::remove_dir_all(&out).expect("removing");
+}
+
+/// The time in a second: Bacula's times have no fractions.
+fn a_second_later() -> String {
+    thread::sleep(Duration::from_millis(1100));
+    let out = Command::new("date").arg("+%F %T").output().expect("date");
+    String::from_utf8(out.stdout).expect("text").trim().to_owned()
+}
+
+fn status(lab: &Lab, job: u64) -> String {
+    lab.run(&["status", &job.to_string()]).trim().to_owned()
+}
+
+fn newest(gate: &Gate, number: u32) -> Vec<String> {
+    let part = format!(".{number:04}-");
+    gate.files().into_iter().filter(|name| name.contains(&part)).collect()
+}
+
+/// A lab, a machine of two disks with something on them, and a daemon.
+fn scene(folder: &std::path::Path) -> Option<(Lab, LiveVm, Gate)> {
+    let lab = Lab::up()?;
+    let mut vm = LiveVm::start(folder, 2, 64 * MIB)?;
+    vm.write(0, 0, 3 * MIB, 0x11);
+    vm.write(0, 40 * MIB, 65536, 0x12);
+    vm.write(1, 63 * MIB, MIB, 0x13);
+    let gate = Gate::new(&vm);
+    Some((lab, vm, gate))
+}
+
+/// Runs a job that has to fail, and gives its log.
+fn fails(lab: &Lab, name: &str, level: &str) -> String {
+    let job = lab.backup_any(name, level);
+    let log = log_of(lab, job);
+    assert!(["E", "f", "A"].contains(&status(lab, job).as_str()), "{}: {log}", status(lab, job));
+    log
+}
+
+/// Runs a job that has to go well.
+fn succeeds(lab: &Lab, gate: &Gate, vm: &LiveVm, level: &str) -> (Point, String) {
+    let disks = vm.disks.clone();
+    let job = lab.backup_any("web", level);
+    let log = log_of(lab, job);
+    assert_eq!(status(lab, job), "T", "{log}");
+    let machine = gate.run(&["status", "--json"]).json();
+    let files = machine[0]["points"].as_array().and_then(|all| all.last()).expect("a point")["files"].clone();
+    let files = files.as_array().expect("files").iter().map(|f| f.as_str().expect("text").to_owned()).collect();
+    (Point { job, after: a_second_later(), disks, files }, log)
+}
+
+#[test]
+fn failed_jobs_lose_nothing() {
+    let folder = temp();
+    let Some((lab, mut vm, mut gate)) = scene(folder.path()) else { return };
+    let define = |gate: &Gate, before: &[&str]| gate.define(&lab, "web", &[], before);
+    define(&gate, &[]);
+    let (full, _) = succeeds(&lab, &gate, &vm, "Full");
+
+    // The machine's disks cannot be read any more: stock Bacula alone would be content.
+    vm.write(0, 20 * MIB, 65536, 0x21);
+    define(&gate, &[&vm.ask_command(r#"{"execute":"nbd-server-stop"}"#)]);
+    let log = fails(&lab, "web", "Incremental");
+    assert!(log.contains("this backup is NOT usable"), "{log}");
+    define(&gate, &[]);
+    let (after_error, log) = succeeds(&lab, &gate, &vm, "Incremental");
+    assert!(log.contains("changed 64.0 KiB"), "{log}");
+
+    // The daemon is killed while the job runs: its job fails, and the next one has everything.
+    vm.write(1, 30 * MIB, 65536, 0x31);
+    define(&gate, &[&gate.kill_command()]);
+    fails(&lab, "web", "Incremental");
+    gate.restart();
+    assert_eq!(vm.ask(r#"{"execute":"query-block-jobs"}"#).trim(), "[]");
+    vm.write(1, 31 * MIB, 65536, 0x32);
+    define(&gate, &[]);
+    let (after_kill, log) = succeeds(&lab, &gate, &vm, "Incremental");
+    assert!(log.contains("changed 128.0 KiB"), "{log}");
+
+    // The machine ends in good order and starts again: what it tracks is stored.
+    vm.write(0, 21 * MIB, 65536, 0x41);
+    vm.stop();
+    vm.boot();
+    let (after_boot, log) = succeeds(&lab, &gate, &vm, "Incremental");
+    assert!(log.contains("changed 64.0 KiB"), "{log}");
+
+    // It loses its power: what it tracked is lost, and its disks are taken whole.
+    vm.kill();
+    vm.boot();
+    vm.write(0, 22 * MIB, 65536, 0x51);
+    let (after_loss, log) = succeeds(&lab, &gate, &vm, "Incremental");
+    assert!(log.contains("disk vd0 is taken whole") && log.contains("power loss"), "{log}");
+    assert!(after_loss.files.iter().all(|file| file.ends_with("-full.qcow2")), "{:?}", after_loss.files);
+    let (last, log) = succeeds(&lab, &gate, &vm, "Incremental");
+    assert!(log.contains("changed 0 B"), "{log}");
+    for point in [&full, &after_error, &after_kill, &after_boot, &after_loss, &last] {
+        compare(&lab, &gate, "web", point);
+    }
+}
+
+#[test]
+fn what_a_job_does_not_read_fails_it() {
+    let folder = temp();
+    let Some((lab, vm, gate)) = scene(folder.path()) else { return };
+    // Somebody excludes what is large.
+    gate.define(&lab, "web", &["--exclude", &format!("{}/vd1*", gate.folder().display())], &[]);
+    let log = fails(&lab, "web", "Full");
+    assert!(log.contains("vd1.0001-full.qcow2 never opened"), "{log}");
+    // A File daemon that was killed: nobody says that its job has ended.
+    let begin = |job: &str| gate.run(&["begin", "qemu/web01", "--level", "full", "--job", job]);
+    assert_eq!(begin("dead.1").code(), Some(0));
+    let refused = begin("other.2");
+    assert_eq!(refused.code(), Some(2));
+    assert!(refused.stderr.contains("is being backed up by dead.1 already"), "{}", refused.stderr);
+    let end = |job: &str, status: &str| gate.run(&["end", "qemu/web01", "--job", job, "--status", status]);
+    assert_eq!(end("other.2", "OK").code(), Some(2));
+    assert_eq!(end("dead.1", "OK").code(), Some(2), "nothing was read");
+    assert_eq!(begin("dead.3").code(), Some(0));
+    assert_eq!(end("dead.3", "Canceled").code(), Some(0));
+    assert_eq!(end("dead.3", "OK").code(), Some(2), "it was given up");
+    assert!(gate.files().is_empty(), "{:?}", gate.files());
+    // One that goes well after all that, straight out of the volume.
+    gate.define(&lab, "good", &[], &[]);
+    let job = lab.backup_any("good", "Full");
+    assert_eq!(status(&lab, job), "T", "{}", log_of(&lab, job));
+    let revenant = Revenant::new(&lab.volumes("good"));
+    let points = revenant.run(["points", "--json"]).json();
+    assert_eq!((&points[0]["machine"], points.as_array().map(Vec::len)), (&"web01".into(), Some(1)), "{points}");
+    let out = temp();
+    for (number, disk) in vm.disks.iter().enumerate() {
+        let path = format!("{}/disks/vd{number}.raw", points[0]["tree_path"].as_str().expect("a path"));
+        let raw = out.path().join(format!("{number}.raw"));
+        let _ = revenant.run(["convert", &path, raw.to_str().expect("text")]).good();
+        assert!(fs::read(&raw).expect("the disk") == *disk, "disk {number} out of the volume");
+    }
+    // Nothing of us is left in the machine.
+    let nodes = vm.ask(r#"{"execute":"query-named-block-nodes","arguments":{"flat":true}}"#);
+    assert!(!nodes.contains("rvt-"), "{nodes}");
+    assert_eq!(nodes.matches("revenant-").count(), 2, "one bitmap for each disk: {nodes}");
+}
+
+#[test]
+fn a_chain_by_stock_bacula() {
+    let folder = temp();
+    let Some((lab, mut vm, gate)) = scene(folder.path()) else { return };
+    // While the job reads, the guest goes on writing: what is backed up is what was there before.
+    let meanwhile = [vm.write_command(0, MIB, 65536, 0xee), vm.write_command(1, 5 * MIB, 4096, 0xef)];
+    gate.define(&lab, "web", &["--accurate"], &[&meanwhile[0], &meanwhile[1]]);
+    let mut points: Vec<Point> = Vec::new();
+    let mut take = |vm: &mut LiveVm, level: &str| {
+        let disks = vm.disks.clone();
+        let job = lab.backup("web", level);
+        let log = log_of(&lab, job);
+        assert_eq!(status(&lab, job), "T", "{log}");
+        vm.disks[0][MIB..MIB + 65536].fill(0xee);
+        vm.disks[1][5 * MIB..5 * MIB + 4096].fill(0xef);
+        let number = u32::try_from(points.len()).expect("few") + 1;
+        points.push(Point { job, after: a_second_later(), disks, files: newest(&gate, number) });
+        log
+    };
+    let log = take(&mut vm, "Full");
+    assert!(log.contains("web01: qemu ") && log.contains("2 disks"), "{log}");
+    assert!(log.contains("delivered 2 of 2 disks"), "{log}");
+    assert!(log.contains("CRASH CONSISTENT"), "{log}");
+    vm.write(0, 10 * MIB, 8192, 0x21);
+    let log = take(&mut vm, "Incremental");
+    assert!(log.contains("changed") && log.contains("change tracking proven on"), "{log}");
+    vm.write(0, 10 * MIB + 4096, 65536, 0x31);
+    vm.write(1, 63 * MIB, MIB, 0);
+    take(&mut vm, "Incremental");
+    take(&mut vm, "Incremental");
+    vm.write(1, 0, 512, 0x41);
+    let log = take(&mut vm, "Differential");
+    assert!(log.contains("Differential on"), "{log}");
+    vm.write(0, 63 * MIB, 512, 0x51);
+    take(&mut vm, "Incremental");
+    let files: Vec<_> = points.iter().map(|p| p.files.join(" ")).collect();
+    assert_eq!(
+        files,
+        [
+            "vd0.0001-full.qcow2 vd1.0001-full.qcow2",
+            "vd0.0002-inc.qcow2 vd1.0002-inc.qcow2",
+            "vd0.0003-inc.qcow2 vd1.0003-inc.qcow2",
+            "vd0.0004-inc.qcow2 vd1.0004-inc.qcow2",
+            "vd0.0005-diff.qcow2 vd1.0005-diff.qcow2",
+            "vd0.0006-inc.qcow2 vd1.0006-inc.qcow2",
+        ]
+    );
+    points.iter().for_each(|point| compare(&lab, &gate, "web", point));
+    // Each job has read what is its own and nothing else.
+    let own = lab.run(&["sql", &format!("SELECT JobFiles FROM Job WHERE JobId={}", points[3].job)]);
+    assert_eq!(own.trim(), "7", "two disks, machine.json, command line, RESTORE.txt, digests, the folder");
+    // The bitmaps of what is not needed any more are gone, and nothing else of ours is left in QEMU.
+    let left = vm.ask(r#"{"execute":"query-block-exports"}"#);
+    assert_eq!(left.trim(), "[]");
+}

@@ -3,7 +3,8 @@
 //! This is the bulk path: what a disk image is read through. A read is planned by arithmetic, block by block.
 //! Blocks that follow each other in the volume are fetched with one `preadv` that scatters the payload into the
 //! caller's buffer and the headers between into a scratch buffer; the checksum of a block that is verified for
-//! the first time is computed over the pieces where they are. Nothing is copied.
+//! the first time is computed over the pieces where they are. Such a block is read whole: at the ends of a read the
+//! bytes that are not wanted go to scratch as well. Nothing is copied.
 
 use std::{io::IoSliceMut, ops::Range, sync::Arc};
 

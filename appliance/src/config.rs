@@ -26,8 +26,12 @@ struct File {
     unlock: Vec<PathBuf>,
     cache: Option<PathBuf>,
     cache_bytes: Option<u64>,
+    mount: Option<PathBuf>,
+    state: Option<PathBuf>,
     #[serde(default)]
     qemu: Vec<Attached>,
+    #[serde(default)]
+    libvirt: Vec<LibvirtHost>,
 }
 
 /// The hypervisors that are configured.
@@ -35,6 +39,28 @@ struct File {
 pub struct Hypervisors {
     /// `[[qemu]]`: machines of plain QEMU.
     pub qemu: Vec<Attached>,
+    /// `[[libvirt]]`: libvirts of this host.
+    pub libvirt: Vec<LibvirtHost>,
+}
+
+/// A libvirt.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LibvirtHost {
+    /// Its name in the tree.
+    #[serde(default = "libvirt_name")]
+    pub name: String,
+    /// Where it is.
+    #[serde(default = "libvirt_uri")]
+    pub uri: String,
+}
+
+fn libvirt_name() -> String {
+    "libvirt".to_owned()
+}
+
+fn libvirt_uri() -> String {
+    hv_drivers::libvirt::SYSTEM.to_owned()
 }
 
 /// How to open the archive.
@@ -49,7 +75,7 @@ pub fn options(sources: &Sources) -> Result<Options> {
         catalog: sources.catalog.clone().or(file.catalog),
         keys: first(&sources.keys, file.keys),
         volume_keys: sources.volume_keys.clone().or(file.volume_keys),
-        cache: sources.cache.clone().or(file.cache).or_else(default_cache),
+        cache: cache(sources)?,
         integrity: match sources.integrity {
             Integrity::Always => store::Integrity::Always,
             Integrity::Once => store::Integrity::Once,
@@ -77,6 +103,33 @@ pub fn unlock(sources: &Sources) -> Result<Vec<PathBuf>> {
     Ok(first(&sources.unlock, first(&from_environment("REVENANT_UNLOCK"), read(sources)?.unlock)))
 }
 
+/// The folder of the daemon's state.
+///
+/// # Errors
+///
+/// When the configuration file cannot be read.
+pub fn state(sources: &Sources) -> Result<Option<PathBuf>> {
+    Ok(read(sources)?.state)
+}
+
+/// Where the daemon mounts the tree.
+///
+/// # Errors
+///
+/// When the configuration file cannot be read.
+pub fn mount(sources: &Sources) -> Result<Option<PathBuf>> {
+    Ok(read(sources)?.mount)
+}
+
+/// The folder of indexes and other things that can be made again.
+///
+/// # Errors
+///
+/// When the configuration file cannot be read.
+pub fn cache(sources: &Sources) -> Result<Option<PathBuf>> {
+    Ok(sources.cache.clone().or(read(sources)?.cache).or_else(default_cache))
+}
+
 /// The hypervisors.
 ///
 /// # Errors
@@ -89,13 +142,11 @@ pub fn hypervisors(sources: &Sources) -> Result<Hypervisors> {
             && !name.starts_with('.')
             && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
     };
-    match file.qemu.iter().find(|machine| !is_name(&machine.name)) {
-        Some(odd) => Err(Error::invalid(format!(
-            "[[qemu]] name = {:?}: the name of a machine has letters, digits, `-`, `_` and `.`",
-            odd.name
-        ))),
-        None => Ok(Hypervisors { qemu: file.qemu }),
+    let names = file.qemu.iter().map(|m| &m.name).chain(file.libvirt.iter().map(|l| &l.name));
+    if let Some(odd) = names.into_iter().find(|name| !is_name(name)) {
+        return Err(Error::invalid(format!("name = {odd:?}: a name here has letters, digits, `-`, `_` and `.`")));
     }
+    Ok(Hypervisors { qemu: file.qemu, libvirt: file.libvirt })
 }
 
 fn first(a: &[PathBuf], b: Vec<PathBuf>) -> Vec<PathBuf> {

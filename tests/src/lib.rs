@@ -10,11 +10,13 @@ pub mod compare;
 pub mod gate;
 pub mod guest;
 pub mod lab;
+pub mod libvirt;
 pub mod live_vm;
 pub mod mounted;
 pub mod parallel;
 pub mod program;
 pub mod random;
+pub mod recovery;
 pub mod served;
 
 /// Whether this is root; owners, devices and trusted attributes are only compared then.

@@ -6,7 +6,7 @@ use tests::{
     gate::{Gate, by_qemu_img, log_of},
     lab::Lab,
     live_vm::LiveVm,
-    program::Revenant,
+    program::{self, Revenant, run_within},
     temp,
 };
 
@@ -223,4 +223,101 @@ fn a_chain_by_stock_bacula() {
     // The bitmaps of what is not needed any more are gone, and nothing else of ours is left in QEMU.
     let left = vm.ask(r#"{"execute":"query-block-exports"}"#);
     assert_eq!(left.trim(), "[]");
+}
+
+/// What the documentation says is what the program prints, and a stock Bacula runs it.
+#[test]
+fn as_documented() {
+    let folder = temp();
+    let Some((lab, vm, gate)) = scene(folder.path()) else { return };
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/backup.md");
+    let page = fs::read_to_string(page).expect("the page");
+    let shown = page.split("```bacula\n").nth(1).and_then(|rest| rest.split("```").next()).expect("the jobs");
+    let printed = |client: &str, more: &[&str]| {
+        let words = ["bacula-config", "--client", client, "--job-defs", "VMs", "--tag", "gold"];
+        let mut command = program::bare(words);
+        command
+            .env_remove("REVENANT_CONFIG")
+            .args(more)
+            .arg("--config")
+            .arg(gate.config())
+            .arg("--cache")
+            .arg(folder.path().join("cache"));
+        let run = run_within(&mut command, Duration::from_secs(60)).good();
+        run.text()
+    };
+    assert_eq!(printed("vmgate-fd", &["--mount", "/run/revenant"]), shown);
+
+    let program = format!("{} --config {}", program::path().display(), gate.config().display());
+    let mount = gate.mount();
+    let jobs = printed("lab-fd", &["--mount", mount.to_str().expect("text"), "--program", &program]);
+    let defs = "JobDefs { Name = VMs; Type = Backup; Storage = other-sd; Pool = other-pool; Messages = Standard }\n";
+    fs::write(lab.0.join("etc/jobs/vm-web01.dir"), format!("{defs}{jobs}")).expect("the jobs");
+    fs::write(lab.0.join("etc/jobs/vm-web01.sd"), "").expect("no device");
+    lab.run(&["define", "other", "--path", "/nonexistent"]);
+    for level in ["Full", "Incremental"] {
+        let job = lab.backup_any("vm-web01", level);
+        assert_eq!(status(&lab, job), "T", "{}", log_of(&lab, job));
+    }
+    assert_eq!(gate.files().iter().filter(|name| name.ends_with(".qcow2")).count(), 4);
+    let doctor = gate.bare(&["doctor", "--json"]).json();
+    let finding = |what: &str| {
+        let all = doctor["findings"].as_array().expect("findings");
+        all.iter().find(|f| f["what"] == what).unwrap_or_else(|| panic!("{what}: {doctor}")).clone()
+    };
+    assert_eq!(finding("daemon")["ok"], true, "{doctor}");
+    assert_eq!(finding("tree")["ok"], true, "{doctor}");
+    assert!(finding("qemu/web01")["text"].as_str().expect("text").contains("2 disks of 128.0 MiB"), "{doctor}");
+    // A hypervisor that does not answer is found.
+    vm.stop();
+    let doctor = gate.bare(&["doctor", "--json"]);
+    assert_eq!(doctor.code(), Some(1), "{}", doctor.text());
+}
+
+/// The log tells which files of the guest have made a backup large; and what is read is right while the guest writes.
+#[test]
+fn files_that_have_changed() {
+    if !tests::installed("files_that_have_changed", &["mke2fs", "qemu-img"]) {
+        return;
+    }
+    let folder = temp();
+    let (files, raw) = (folder.path().join("files"), folder.path().join("raw"));
+    fs::create_dir_all(files.join("var/lib")).expect("a folder");
+    fs::write(files.join("var/lib/shop.ibd"), vec![0x5a; 4 * MIB]).expect("a file");
+    fs::write(files.join("var/quiet.log"), vec![0x77; MIB]).expect("a file");
+    let mut make = Command::new("mke2fs");
+    make.args(["-q", "-F", "-t", "ext4", "-d"]).arg(&files).arg(&raw).arg("64M");
+    assert!(make.status().expect("mke2fs").success());
+    let content = fs::read(&raw).expect("the filesystem");
+    let image = folder.path().join("disk0.qcow2");
+    let mut convert = Command::new("qemu-img");
+    convert.args(["convert", "-f", "raw", "-O", "qcow2"]).arg(&raw).arg(&image);
+    assert!(convert.status().expect("qemu-img").success());
+    let Some(mut vm) = LiveVm::start(folder.path(), 1, 64 * MIB) else { return };
+    vm.disks[0].copy_from_slice(&content);
+    let gate = Gate::new(&vm);
+    let begin = |level: &str, job: &str, parent: &str| {
+        gate.run(&["begin", "qemu/web01", "--level", level, "--job", job, "--parent", parent]).good().text()
+    };
+    let end = |job: &str| gate.run(&["end", "qemu/web01", "--job", job, "--status", "OK"]).good().text();
+    let read = || {
+        for name in gate.files() {
+            // Members of earlier jobs are not here, and say so.
+            let _ = fs::read(gate.folder().join(name));
+        }
+    };
+    begin("Full", "one.1", "");
+    read();
+    end("one.1");
+    // In the middle of the file, where it lies in one piece.
+    let at = content.windows(MIB).position(|w| w.iter().all(|b| *b == 0x5a)).expect("the file").next_multiple_of(65536);
+    vm.write(0, at, 2 * 65536, 0x33);
+    let log = begin("Incremental", "two.2", "one.1");
+    assert!(log.contains("changed 128.0 KiB"), "{log}");
+    assert!(fs::read(gate.folder().join("vd0.0001-full.qcow2")).is_err(), "it is in an earlier job");
+    vm.write(0, at, 65536, 0x44);
+    read();
+    let log = end("two.2");
+    assert!(log.contains("top changes: vd0/whole/var/lib/shop.ibd 128.0 KiB"), "{log}");
+    assert!(!log.contains("quiet"), "{log}");
 }

@@ -2,100 +2,20 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Write},
-    os::unix::net::UnixStream,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command},
     thread,
     time::{Duration, Instant},
 };
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tests::{
-    case, installed,
-    program::{self, Run, run_within},
-    served::Served,
+    installed, is_root,
+    program::{self, run_within},
+    recovery::{LIMIT, Recovery, as_guest, at_step, io, uri},
     temp,
 };
-
-const LIMIT: Duration = Duration::from_secs(60);
-
-/// A volume with a machine of two disks, a folder for the state, and the program on both.
-struct Recovery {
-    volumes: TempDir,
-    state: TempDir,
-    cache: TempDir,
-    before: Vec<u8>,
-}
-
-impl Recovery {
-    fn new() -> Self {
-        let volumes = case::machine_volume();
-        let before = fs::read(volumes.path().join("web01-0001")).expect("the volume");
-        Self { volumes, state: temp(), cache: temp(), before }
-    }
-
-    fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(program::path());
-        command.arg("--volumes").arg(self.volumes.path()).arg("--cache").arg(self.cache.path());
-        command.args(words).arg("--state").arg(self.state.path());
-        command
-    }
-
-    fn run(&self, words: &[&str]) -> Run {
-        run_within(self.command(words).arg("--json"), LIMIT)
-    }
-
-    fn daemon(&self) -> Served {
-        let mut command = Command::new(program::path());
-        Served::start(command.args(["serve", "--json", "--state"]).arg(self.state.path()))
-    }
-
-    fn list(&self) -> Vec<Value> {
-        self.run(&["recover", "list"]).json().as_array().expect("a list").clone()
-    }
-
-    /// Waits until the sessions are as `is` wants them.
-    fn until(&self, is: impl Fn(&[Value]) -> bool) -> Vec<Value> {
-        let begun = Instant::now();
-        loop {
-            let sessions = self.list();
-            if is(&sessions) {
-                return sessions;
-            }
-            assert!(begun.elapsed() < LIMIT, "{sessions:#?}");
-            thread::sleep(Duration::from_millis(100));
-        }
-    }
-
-    /// What is left in the folder of sessions.
-    fn left(&self) -> Vec<PathBuf> {
-        let entries = fs::read_dir(self.state.path().join("sessions")).expect("the folder of sessions");
-        entries.map(|e| e.expect("an entry").path()).collect()
-    }
-
-    fn assert_unchanged(&self) {
-        let now = fs::read(self.volumes.path().join("web01-0001")).expect("the volume");
-        assert!(now == self.before, "the backup is as it was");
-    }
-}
-
-/// Runs commands of qemu-io on a disk.
-fn io(uri: &str, commands: &[&str]) {
-    let mut command = Command::new("qemu-io");
-    command.args(["-f", "raw", uri]);
-    for line in commands {
-        command.args(["-c", line]);
-    }
-    let run = run_within(&mut command, LIMIT).good();
-    assert!(!run.text().contains("verification failed"), "{}", run.text());
-}
-
-fn uri(session: &Value, disk: usize) -> String {
-    session["disks"][disk]["uri"].as_str().expect("a URI").to_owned()
-}
 
 fn is_dead(child: &mut Child) -> bool {
     child.try_wait().expect("waiting").is_some()
@@ -143,87 +63,12 @@ fn a_session_outlives_its_daemon() {
     recovery.assert_unchanged();
 }
 
-/// Runs a command and calls `at` when it tells its step number `number`; whether it came so far.
-fn at_step(mut command: Command, number: usize, at: impl FnOnce()) -> bool {
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program");
-    let mut lines = BufReader::new(child.stderr.take().expect("its notes")).lines();
-    let reached = lines.nth(number).is_some();
-    if reached {
-        at();
-    }
-    lines.for_each(drop);
-    child.wait().expect("its end");
-    reached
-}
-
 /// The daemon is killed at each step of beginning a session and of ending one: the next daemon goes on, everything can be
 /// stopped, and nothing is left.
 #[test]
 fn a_daemon_may_be_killed_at_any_step() {
-    let recovery = Recovery::new();
-    let kill = |mut daemon: Served| {
-        daemon.child.kill().expect("a signal");
-        daemon.child.wait().expect("its end");
-    };
-    let mut steps = 0;
-    loop {
-        let daemon = recovery.daemon();
-        let reached = at_step(recovery.command(&["recover", "web01"]), steps, || kill(daemon));
-        let _daemon = recovery.daemon();
-        for session in recovery.until(|all| all.iter().all(|s| s["served"] == true && s["state"] == "ready")) {
-            let _ = recovery.run(&["recover", "stop", session["id"].as_str().expect("a name")]).good();
-        }
-        assert_eq!((recovery.list(), recovery.left()), (Vec::new(), Vec::new()), "step {steps}");
-        if !reached {
-            break;
-        }
-        steps += 1;
-    }
-    assert!(steps >= 5, "{steps} steps");
-    let mut ends = 0;
-    loop {
-        let daemon = recovery.daemon();
-        let session = recovery.run(&["recover", "web01"]).json();
-        let id = session["id"].as_str().expect("a name");
-        let reached = at_step(recovery.command(&["recover", "stop", id]), ends, || kill(daemon));
-        let _daemon = recovery.daemon();
-        recovery.until(<[Value]>::is_empty);
-        assert_eq!(recovery.left(), Vec::<PathBuf>::new(), "step {ends}");
-        if !reached {
-            break;
-        }
-        ends += 1;
-    }
-    assert!(ends >= 2, "{ends} steps");
-    recovery.assert_unchanged();
-}
-
-/// Runs commands of qemu-io in a running QEMU, as if its guest wrote: what comes back was acknowledged to the guest.
-fn as_guest(session: &Value, disk: &str, commands: &[&str]) {
-    let path = session["machine_state"]["qmp"].as_str().expect("a monitor");
-    let stream = UnixStream::connect(path).expect("the monitor");
-    stream.set_read_timeout(Some(LIMIT)).expect("a limit");
-    let mut lines = BufReader::new(&stream)
-        .lines()
-        .map(|line| serde_json::from_str::<Value>(&line.expect("a line")).expect("JSON"));
-    let mut execute = |command: &str, arguments: Value| {
-        let request = json!({ "execute": command, "arguments": arguments });
-        (&stream).write_all(format!("{request}\n").as_bytes()).expect("a request");
-        let reply = lines.find(|line| line.get("event").is_none() && line.get("QMP").is_none()).expect("a reply");
-        assert!(reply.get("error").is_none(), "{reply}");
-        reply["return"].clone()
-    };
-    execute("qmp_capabilities", json!({}));
-    let blocks = execute("query-block", json!({}));
-    let all = blocks.as_array().expect("disks");
-    let disk = all.iter().filter_map(|b| b["qdev"].as_str()).find(|qdev| qdev.contains(disk));
-    let disk = disk.unwrap_or_else(|| panic!("{blocks:#}"));
-    for line in commands {
-        let line = format!("qemu-io -d {disk} \"{line}\"");
-        let said = execute("human-monitor-command", json!({ "command-line": line }));
-        let said = said.as_str().unwrap_or_default();
-        assert!(!said.contains("failed") && !said.contains("Error"), "{line}: {said}");
-    }
+    let (begin, end) = Recovery::new().daemon_is_killed_at_each_step(&["recover", "web01"]);
+    assert!(begin >= 5 && end >= 2, "{begin} steps, {end} steps");
 }
 
 /// The daemon is killed at each step of moving a running machine's disks: the next one goes on, what the guest was told to be
@@ -252,16 +97,10 @@ fn a_machine_moves_whatever_becomes_of_the_daemon() {
         let _daemon = recovery.daemon();
         recovery.until(<[Value]>::is_empty);
         assert_eq!(recovery.left(), Vec::<PathBuf>::new(), "step {steps}");
-        let pid = session["machine_state"]["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).expect("a process");
-        let pid = rustix::process::Pid::from_raw(pid).expect("a process");
         as_guest(&session, "disk0", &["read -P 0x77 5M 64k", "write -P 0x79 6M 4k"]);
-        rustix::process::kill_process(pid, Signal::TERM).expect("it runs on");
-        let disk = |name: &str| permanent.path().join(format!("web01-{name}.qcow2"));
         // It lets go of its files when it has ended.
-        let begun = Instant::now();
-        while rustix::process::test_kill_process(pid).is_ok() && begun.elapsed() < Duration::from_secs(10) {
-            thread::sleep(Duration::from_millis(20));
-        }
+        end(&session);
+        let disk = |name: &str| permanent.path().join(format!("web01-{name}.qcow2"));
         let verify = |disk: &Path, lines: &[&str]| {
             let mut command = Command::new("qemu-io");
             command.args(["-U", "-r", "-f", "qcow2"]).arg(disk);
@@ -283,6 +122,168 @@ fn a_machine_moves_whatever_becomes_of_the_daemon() {
     }
     assert!(steps >= 4, "{steps} steps");
     recovery.assert_unchanged();
+}
+
+/// Whether QEMU has its NFS client, which is a module of its own.
+fn has_nfs() -> bool {
+    let mut qemu = Command::new("qemu-system-x86_64");
+    // It refuses in any case: nobody serves there.
+    qemu.args(["-nodefaults", "-display", "none", "-S", "-blockdev"]);
+    qemu.arg("driver=nfs,node-name=a,server.type=inet,server.host=127.0.0.0,path=/a/b");
+    let run = run_within(&mut qemu, LIMIT);
+    let has = run.stderr.contains("Failed to mount");
+    if !has {
+        eprintln!("SKIPPED: QEMU has no NFS client (apt install qemu-block-extra): {}", run.stderr);
+    }
+    has
+}
+
+/// Machines of QEMU's through NFS: its client asks a port mapper, which each session has at an address of its own. What their
+/// guests were told to be written is there after the daemon was killed, and after their disks have moved.
+#[test]
+fn machines_through_nfs() {
+    if !is_root() || !installed("machines through NFS", &["qemu-system-x86_64", "qemu-img"]) || !has_nfs() {
+        eprintln!("SKIPPED: machines through NFS: needs root, for port 111");
+        return;
+    }
+    let recovery = Recovery::new();
+    let mut daemon = recovery.daemon();
+    let machine = ["recover", "web01", "--through", "nfs", "--on", "qemu", "--memory", "64", "--network", "none"];
+    let raw = [&machine[..], &["--format", "raw"]].concat();
+    let sessions = [recovery.run(&machine).json(), recovery.run(&raw).json()];
+    for (session, file) in sessions.iter().zip(["disk0-flat.vmdk", "disk0.raw"]) {
+        assert_eq!(session["machine_state"]["state"], "running");
+        assert!(uri(session, 0).starts_with("nfs://127.") && uri(session, 0).ends_with(file), "{session:#}");
+        as_guest(session, "disk0", &["write -P 0x31 5M 64k", "flush"]);
+    }
+    daemon.child.kill().expect("a signal");
+    daemon.child.wait().expect("its end");
+    daemon = recovery.daemon();
+    let again = recovery.until(|all| all.len() == 2 && all.iter().all(|s| s["served"] == true));
+    for (session, again) in sessions.iter().zip(&again) {
+        assert_eq!(uri(session, 1), uri(again, 1), "at the same address");
+        as_guest(session, "disk0", &["read -P 0x31 5M 64k", "write -P 0x32 6M 4k"]);
+    }
+    let permanent = temp();
+    let id = |n: usize| sessions[n]["id"].as_str().expect("a name");
+    let to = permanent.path().to_str().expect("a path");
+    let _ = recovery.run(&["recover", "migrate", id(0), "--to", to]).good();
+    as_guest(&sessions[0], "disk0", &["read -P 0x31 5M 64k", "read -P 0x32 6M 4k"]);
+    end(&sessions[0]);
+    let _ = recovery.run(&["recover", "stop", id(1)]).good();
+    assert_eq!(recovery.left(), Vec::<PathBuf>::new());
+    // What QEMU cannot have is refused before anything is made.
+    let by = |door: &'static str| [&machine[..2], &["--on", "qemu", "--through", door]].concat();
+    for (words, told) in [
+        (by("smb"), "from a share"),
+        ([&by("nfs")[..], &["--format", "vhdx"]].concat(), "vmdk or raw"),
+        ([&by("nbd")[..], &["--format", "raw"]].concat(), "nfs or smb"),
+    ] {
+        let refused = recovery.run(&words);
+        assert!(refused.code() == Some(2) && refused.stderr.contains(told), "{words:?}: {}", refused.stderr);
+    }
+    assert!(recovery.list().is_empty() && recovery.left().is_empty());
+    assert!(!is_dead(&mut daemon.child));
+    recovery.assert_unchanged();
+}
+
+/// A machine that has moved stays listed, with all that an operator needs, until it is forgotten; it is not ended by mistake.
+#[test]
+fn machines_that_have_moved() {
+    if !installed("machines that have moved", &["qemu-system-x86_64", "qemu-io"]) {
+        return;
+    }
+    let recovery = Recovery::new();
+    let daemon = recovery.daemon();
+    let begin = ["recover", "web01", "--on", "qemu", "--memory", "64", "--network", "none"];
+    let session = recovery.run(&begin).json();
+    let refused = recovery.run(&["recover", "forget", "web01-1"]);
+    assert!(refused.code() == Some(2) && refused.stderr.contains("recover stop web01-1"), "{}", refused.stderr);
+    let permanent = temp();
+    let to = permanent.path().to_str().expect("a path");
+    let _ = recovery.run(&["recover", "migrate", "web01-1", "--to", to]).good();
+    assert!(recovery.list().is_empty() && recovery.left().is_empty());
+    // Also by a daemon that has never seen it.
+    drop(daemon);
+    let _daemon = recovery.daemon();
+    let all = || recovery.run(&["recover", "list", "--all"]).json().as_array().expect("a list").clone();
+    let moved = all().remove(0);
+    assert_eq!((&moved["state"], &moved["machine_state"]["state"]), (&json!("moved"), &json!("running")), "{moved:#}");
+    assert_eq!(moved["moved_to"][1]["path"], json!(permanent.path().join("web01-disk1.qcow2")));
+    for key in ["pid", "console", "console_log", "vnc", "qmp"] {
+        assert_eq!(moved["machine_state"][key], session["machine_state"][key], "{key}");
+    }
+    let mut shown = recovery.command(&["recover", "show", "web01-1"]);
+    let shown = run_within(&mut shown, LIMIT).good().text();
+    assert!(shown.contains("web01-disk0.qcow2") && shown.contains("qmp.sock"), "{shown}");
+
+    let refused = recovery.run(&["recover", "stop", "web01-1"]);
+    assert!(refused.code() == Some(2) && refused.stderr.contains("--shutdown"), "{}", refused.stderr);
+    let refused = recovery.run(&["recover", "renew", "web01-1", "--lease", "0"]);
+    assert!(refused.code() == Some(2) && refused.stderr.contains("is over"), "{}", refused.stderr);
+    // There is no system in it that could shut down.
+    let refused = recovery.run(&["recover", "stop", "--shutdown=1", "web01-1"]);
+    assert!(refused.code() == Some(2) && refused.stderr.contains("within 1 s"), "{}", refused.stderr);
+    as_guest(&session, "disk0", &["write -P 1 0 4k"]);
+
+    let folder = recovery.state.path().join("machines/web01-1");
+    let forgotten = recovery.run(&["recover", "forget", "web01-1"]).good();
+    assert!(forgotten.stderr.contains("machines/web01-1") && folder.join("qmp.sock").exists(), "{}", forgotten.stderr);
+    assert!(all().is_empty());
+    as_guest(&session, "disk0", &["read -P 1 0 4k"]);
+    end(&session);
+
+    // One that is off is forgotten with its folder; a recovery whose guest does not listen is ended all the same.
+    let session = recovery.run(&begin).json();
+    let _ = recovery.run(&["recover", "migrate", "web01-2", "--to", temp().path().to_str().expect("a path")]).good();
+    end(&session);
+    assert_eq!(all()[0]["machine_state"]["state"], "off");
+    let _ = recovery.run(&["recover", "stop", "--shutdown", "web01-2"]).good();
+    let _ = recovery.run(&["recover", "forget", "web01-2"]).good();
+    assert!(!recovery.state.path().join("machines/web01-2").exists() && all().is_empty());
+    let _ = recovery.run(&begin).json();
+    let stopped = run_within(&mut recovery.command(&["recover", "stop", "--shutdown=1", "web01-3"]), LIMIT).good();
+    assert!(stopped.stderr.contains("has not shut down within 1 s"), "{}", stopped.stderr);
+    assert!(all().is_empty() && recovery.left().is_empty());
+}
+
+/// A real guest, out of QEMU's NFS client, shuts down when it is asked to, before its recovery is ended.
+#[test]
+fn a_guest_shuts_down_when_it_is_asked() {
+    let guest = std::env::var_os("REVENANT_GUEST_IMAGES").map(|folder| PathBuf::from(folder).join("vm/guest.raw"));
+    let Some(guest) = guest.filter(|guest| guest.exists() && is_root()) else {
+        eprintln!("SKIPPED: a guest that shuts down: no vm/guest.raw in REVENANT_GUEST_IMAGES, or this is not root");
+        return;
+    };
+    if !installed("a guest that shuts down", &["qemu-system-x86_64"]) || !has_nfs() {
+        return;
+    }
+    let recovery = Recovery::new();
+    let _daemon = recovery.daemon();
+    let image = ["recover", "images/guest.raw", "--image", guest.to_str().expect("a path")];
+    let session = recovery.run(&[&image[..], &["--on", "qemu", "--through", "nfs", "--memory", "512"]].concat()).json();
+    let log = PathBuf::from(session["machine_state"]["console_log"].as_str().expect("a log"));
+    let said = |word: &str| fs::read(&log).is_ok_and(|said| String::from_utf8_lossy(&said).contains(word));
+    let begun = Instant::now();
+    while !said("GUEST-READY") {
+        assert!(begun.elapsed() < Duration::from_secs(400), "the guest does not come up");
+        thread::sleep(Duration::from_millis(200));
+    }
+    let mut stop = recovery.command(&["recover", "stop", "--shutdown=200", "guest-1"]);
+    let stopped = run_within(&mut stop, Duration::from_secs(300)).good();
+    assert!(stopped.stderr.contains("shutting down") && !stopped.stderr.contains("has not"), "{}", stopped.stderr);
+    assert!(recovery.list().is_empty() && recovery.left().is_empty());
+}
+
+/// Ends the QEMU of a session, and waits until it has let go of its files.
+fn end(session: &Value) {
+    let pid = session["machine_state"]["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
+    let pid = pid.and_then(rustix::process::Pid::from_raw).expect("a process");
+    rustix::process::kill_process(pid, Signal::TERM).expect("it runs");
+    let begun = Instant::now();
+    while rustix::process::test_kill_process(pid).is_ok() && begun.elapsed() < Duration::from_secs(10) {
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// A volume that is away when the daemon begins is a problem of its sessions, until it is back.

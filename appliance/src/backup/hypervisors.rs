@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use blockdev::{Error, Result};
 use hv_drivers::{
-    driver::{Driver, Inventory, Tracking},
+    driver::{Driver, Inventory, Listed, Tracking},
+    libvirt::Libvirt,
     qemu::attached::AttachedQemu,
+    settings::Settings,
 };
 
+use super::runs::List;
 use crate::{cli::Sources, config};
 
 /// All of them, by the names that they have in the tree.
@@ -16,6 +19,9 @@ pub fn all(sources: &Sources) -> Result<Vec<(String, Arc<dyn Driver>)>> {
     let mut found: Vec<(String, Arc<dyn Driver>)> = Vec::new();
     if !configured.qemu.is_empty() {
         found.push(("qemu".to_owned(), Arc::new(AttachedQemu::new(configured.qemu))));
+    }
+    for host in configured.libvirt {
+        found.push((host.name, Arc::new(Libvirt::new(&host.uri, Settings::default())?)));
     }
     Ok(found)
 }
@@ -31,10 +37,26 @@ pub fn one(sources: &Sources, name: &str) -> Result<Arc<dyn Driver>> {
     match all.iter().find(|(n, _)| n == name) {
         Some((_, driver)) => Ok(Arc::clone(driver)),
         None if known.is_empty() => Err(Error::not_found(
-            "no hypervisor is configured; see [[qemu]] in /etc/revenant/revenant.toml (`man revenant-backup`)",
+            "no hypervisor is configured; see [[qemu]] and [[libvirt]] in /etc/revenant/revenant.toml (`man revenant-backup`)",
         )),
         None => Err(Error::not_found(format!("no hypervisor {name} is configured; there are: {}", known.join(", ")))),
     }
+}
+
+/// The machines that `list` means, and their hypervisors.
+///
+/// # Errors
+///
+/// When a hypervisor does not answer.
+pub fn listed(sources: &Sources, list: &List) -> Result<Vec<(String, Listed)>> {
+    let mut found = Vec::new();
+    for (hypervisor, driver) in all(sources)? {
+        if list.on.as_ref().is_none_or(|on| *on == hypervisor) {
+            let machines = inventory(driver.as_ref())?.machines()?;
+            found.extend(machines.into_iter().filter(|m| list.has(&hypervisor, m)).map(|m| (hypervisor.clone(), m)));
+        }
+    }
+    Ok(found)
 }
 
 pub fn inventory(driver: &dyn Driver) -> Result<&dyn Inventory> {

@@ -47,6 +47,9 @@ pub struct Chain {
     pub last: u64,
     /// Points that later jobs can be based on, oldest first.
     pub points: Vec<Point>,
+    /// The job that was begun last, whatever came of it.
+    #[serde(default)]
+    pub last_job: String,
     /// The job that is running.
     pub run: Option<Run>,
     /// Disks of which no delta is believed any more, and why: the next job takes them whole.
@@ -134,6 +137,7 @@ impl Chain {
             machine: machine.to_owned(),
             last: 0,
             points: Vec::new(),
+            last_job: String::new(),
             run: None,
             distrusted: BTreeMap::new(),
         }

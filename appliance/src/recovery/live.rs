@@ -92,7 +92,7 @@ impl Live {
                 )));
             }
             // What it was read for when it was last started is read ahead.
-            let known = cache.as_ref().filter(|_| record.qemu.is_some());
+            let known = cache.as_ref().filter(|_| record.settings.is_some());
             if let Some(trace) = known.and_then(|cache| boot_traces::load(cache, &name, &disk.name, base.size())) {
                 let options = prefetch::Options { memory: PREFETCH, ..prefetch::Options::default() };
                 base = Arc::new(Prefetched::new(base, &trace, &options)?);
@@ -118,8 +118,7 @@ impl Live {
                 overlay: path,
             });
         }
-        step("door");
-        let serving = doors::open(record, &folder, &disks)?;
+        let serving = doors::open(record, &folder, &disks, step)?;
         if let Some(asked) = serving.last() {
             record.addresses = asked.addresses();
             for disk in &mut record.disks {
@@ -161,6 +160,15 @@ impl Live {
         }
         all.clients = self.serving.lock().iter().map(|serving| serving.clients()).sum();
         all
+    }
+
+    /// Opens again the doors that have ended by themselves.
+    ///
+    /// # Errors
+    ///
+    /// When one cannot be opened.
+    pub fn tend(&self) -> Result<()> {
+        self.serving.lock().iter_mut().try_for_each(|serving| serving.tend())
     }
 
     /// Closes the doors, in good order: what was written is durable then. Does nothing the second time.

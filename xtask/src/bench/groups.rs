@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use super::backup;
 use super::disks;
 use super::fixtures::{Fixture, Fixtures, Kind};
 use super::guests;
@@ -18,7 +19,7 @@ use crate::cmd::{self, quoted};
 use crate::mounted::Mounted;
 
 /// The groups, by the name that selects them.
-pub const GROUPS: [(&str, Group); 12] = [
+pub const GROUPS: [(&str, Group); 13] = [
     ("list", list),
     ("first-byte", first_byte),
     ("sequential", sequential),
@@ -31,6 +32,7 @@ pub const GROUPS: [(&str, Group); 12] = [
     ("convert", disks::convert),
     ("guests", guests::guests),
     ("recover", recover::recover),
+    ("backup", backup::backup),
 ];
 
 /// Measures one group.

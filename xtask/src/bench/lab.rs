@@ -47,6 +47,18 @@ impl Lab {
         out.trim().parse().with_context(|| format!("bacula-lab.sh backup {name} printed no JobId: {out:?}"))
     }
 
+    /// The line for the shell that runs a job of `name`.
+    pub fn backup_line(&self, name: &str, level: &str) -> String {
+        let script = cmd::root().join("tests/lab/bacula-lab.sh");
+        let (folder, script) = (self.folder.to_string_lossy(), script.to_string_lossy());
+        format!("BACULA_LAB_DIR={} {} backup {name} {level} >/dev/null", cmd::quoted(&folder), cmd::quoted(&script))
+    }
+
+    /// What the catalog answers.
+    pub fn sql(&self, query: &str) -> Result<String> {
+        Ok(String::from_utf8(cmd::output(self.script("sql").arg(query))?)?)
+    }
+
     /// Deletes all volumes of job `name`, if there are any, and tells the catalog.
     pub fn forget_volumes(&self, name: &str) -> Result<()> {
         let Ok(volumes) = std::fs::read_dir(self.device(name)) else { return Ok(()) };

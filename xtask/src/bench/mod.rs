@@ -3,6 +3,7 @@
 //! The volumes are made once ([`fixtures`]), every command is run several times with the page cache warm
 //! ([`measure`]), and the tables ([`table`]) name each command as it was run.
 
+mod backup;
 mod data;
 mod disks;
 mod fixtures;
@@ -31,7 +32,7 @@ use groups::{Bench, GROUPS};
 /// What to measure and how.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// Groups to measure (list, first-byte, sequential, fuse, extract, library, nbd, iscsi, nfs, convert, guests, recover); all if none is named
+    /// Groups to measure (list, first-byte, sequential, fuse, extract, library, nbd, iscsi, nfs, convert, guests, recover, backup); all if none is named
     names: Vec<String>,
     /// Where the benchmark volumes are, or will be made: about 25 GiB [default: target/bench]
     #[arg(long)]

@@ -45,7 +45,7 @@ pub fn recover(bench: &Bench) -> Result<Vec<Table>> {
         format!("({QEMU} -blockdev {disk} -serial file:{console} >/dev/null 2>&1 &); {}", waits(&console))
     };
     bench.measure(&mut ready, "local raw file", Some(&copied), &boot(&format!("{scratch}/disk.raw"), "raw"), None);
-    for door in ["nbd", "iscsi"] {
+    for door in ["nbd", "iscsi", "nfs"] {
         let line =
             bench.with_catalog(&fixture, &format!("recover boot --on qemu --memory 1024 --cpus 2 --through {door}"));
         let line =

@@ -81,6 +81,7 @@ impl Backups {
         // Before anything is made at the hypervisor.
         machine.change(&self.store, |chain| {
             chain.last = plan.number;
+            chain.last_job = begin.job.clone();
             chain.run = Some(RunRecord { point: point.clone(), phase: Phase::Open });
         })?;
         let begun = self.cut(&machine, &plan, point, &inspected, begin, &line);

@@ -29,7 +29,7 @@ use super::{
     Running,
     arguments::device,
     jobs,
-    nodes::{add_disk, remove_file, remove_node},
+    nodes::{add_disk, remove_node},
     source::below,
 };
 use crate::{
@@ -41,6 +41,8 @@ use crate::{
 
 /// What was begun, in the machine's folder.
 const RECORD: &str = "migration.json";
+/// The longest of them that is read, in bytes.
+const RECORD_MAX: u64 = 1 << 20;
 
 /// A machine's disks on their way.
 #[derive(Debug)]
@@ -166,11 +168,7 @@ impl Migration {
     /// `Damaged` when its record cannot be understood.
     pub fn find(running: &Running) -> Result<Option<Self>> {
         let path = running.folder().join(RECORD);
-        let text = match fs::read(&path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(Error::io(format!("cannot read {}", path.display()), e)),
-        };
+        let Some(text) = durable::read(&path, RECORD_MAX)? else { return Ok(None) };
         let record = serde_json::from_slice(&text);
         let record = record.map_err(|e| Error::damaged(format!("{}: {e}", path.display())))?;
         Ok(Some(Self { running: again(running)?, record }))
@@ -246,7 +244,7 @@ impl Migration {
             jobs::cancel(&mut monitor, &disk.job())?;
             remove_node(&mut monitor, &disk.node)?;
             remove_node(&mut monitor, &below(&disk.node))?;
-            remove_file(&disk.target.path)?;
+            durable::remove(&disk.target.path)?;
         }
         self.forget()
     }
@@ -312,7 +310,7 @@ impl Migration {
     }
 
     fn forget(&self) -> Result<()> {
-        remove_file(&self.running.folder().join(RECORD))
+        durable::remove(&self.running.folder().join(RECORD))
     }
 }
 

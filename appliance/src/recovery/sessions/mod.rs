@@ -3,26 +3,30 @@
 //! Each session has a lock that whoever changes it holds: stopping waits for preparing. What a session needs besides, its
 //! sources, is shared with others that name the same.
 
+mod moved;
+
 use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     sync::{Arc, Weak, atomic::Ordering},
     thread,
+    time::Duration,
 };
 
-use blockdev::{Error, ReadAt, Result};
+use blockdev::{Error, ErrorKind, ReadAt, Result};
 use hv_drivers::{
     driver::{FileFormat, Target},
-    qemu::Settings,
+    settings::Settings,
 };
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::{
+    doors::{self, reach::Reach},
     live::Live,
     machine,
-    record::{DiskRecord, Door, Record, State, now},
+    record::{DiskFormat, DiskRecord, Door, Hypervisor, Record, State, now},
     store::Store,
     target,
 };
@@ -33,6 +37,7 @@ use crate::{
         source::{DiskSource, Disks},
     },
     guest_fix, output,
+    smb::Login,
 };
 
 /// What is to be recovered, and how.
@@ -42,14 +47,16 @@ pub struct Wish {
     pub target: String,
     pub sources: Sources,
     pub door: Door,
+    pub format: Option<DiskFormat>,
+    pub login: Option<Login>,
     pub listen: Option<String>,
     pub allow: Vec<String>,
     pub quota: Option<u64>,
     /// Seconds.
     pub lease: Option<u64>,
     pub fix: Option<guest_fix::Target>,
-    /// How QEMU runs the machine; `None`: it is not run here.
-    pub qemu: Option<Settings>,
+    /// How the machine is run here, and by whom; `None`: it is not.
+    pub run: Option<(Hypervisor, Settings)>,
 }
 
 /// The sessions of a state folder. One process has them at a time.
@@ -77,7 +84,8 @@ impl Sessions {
         let target = target::Target::find(&opened, &wish.target)?;
         let disks = disks_of(&wish.sources, &opened, &target)?;
         let id = self.store.new_id(&target.machine)?;
-        let record = Record {
+        let (hypervisor, settings) = wish.run.clone().unzip();
+        let mut record = Record {
             id: id.clone(),
             machine: target.machine,
             point: target.path,
@@ -87,6 +95,8 @@ impl Sessions {
             lease_until: wish.lease.map(|seconds| now().saturating_add(seconds)),
             sources: wish.sources.clone(),
             door: wish.door,
+            format: wish.format,
+            login: wish.login.clone(),
             listen: wish.listen.clone(),
             allow: wish.allow.clone(),
             addresses: Vec::new(),
@@ -94,10 +104,13 @@ impl Sessions {
             quota: wish.quota,
             fix: wish.fix,
             fixed: false,
-            qemu: wish.qemu.clone(),
+            settings,
+            hypervisor: hypervisor.unwrap_or_default(),
+            reach: None,
             targets: Vec::new(),
             moved: false,
         };
+        record.reach = machine::check(&record)?.map(|user| Reach::new(&id, user));
         let lock = self.lock_of(&id);
         let guard = lock.lock();
         self.store.put(&record)?;
@@ -108,7 +121,7 @@ impl Sessions {
             Ok(record) => Ok(self.value(&record)),
             Err(e) => {
                 // Nobody knows of it yet, so nobody would stop it.
-                if let Err(left) = self.stop(&id, &|_| ()) {
+                if let Err(left) = self.stop(&id, None, &|_| ()) {
                     output::note(&format!("{id}: what is left of it cannot be removed: {left}"));
                 }
                 Err(e)
@@ -129,15 +142,15 @@ impl Sessions {
             record.fixed = true;
             self.store.put(&record)?;
         }
-        if let (Some(live), Some(settings), State::Preparing) = (&live, &record.qemu, record.state) {
+        if let (Some(live), Some(_), State::Preparing) = (&live, &record.settings, record.state) {
             step("machine");
             let machine = machine::described(opened, &record, &live.sources())?;
             let (folder, session) = (self.store.machine_folder(&record.id), self.store.session_folder(&record.id));
-            let running = machine::start(&folder, &session, &record, machine, settings)?;
-            running.notes.iter().for_each(|note| step(&format!("machine: {note}")));
+            let notes = machine::start(&folder, &session, &record, &machine)?;
+            notes.iter().for_each(|note| step(&format!("machine: {note}")));
         }
         if record.state == State::Preparing {
-            record.state = if record.qemu.is_some() { State::Running } else { State::Ready };
+            record.state = if record.settings.is_some() { State::Running } else { State::Ready };
         }
         record.problem = None;
         self.store.put(&record)?;
@@ -159,16 +172,19 @@ impl Sessions {
             let Some(guard) = lock.try_lock() else { continue };
             // It may have changed since it was listed.
             let Ok(record) = self.store.get(&id) else { continue };
-            let is_live = self.live.lock().contains_key(&id);
-            let outcome = if record.state == State::Stopping || record.is_overdue() {
+            let live = self.live.lock().get(&id).map(Arc::clone);
+            let is_live = live.is_some();
+            let outcome = if record.state == State::Moved {
+                Ok(())
+            } else if record.state == State::Stopping || record.is_overdue() {
                 drop(guard);
-                self.stop(&id, &|_| ())
+                self.stop(&id, None, &|_| ())
             } else if record.state == State::Migrating && is_live {
                 drop(guard);
                 self.go_on_moving(id.clone());
                 Ok(())
-            } else if record.state == State::Running && is_live {
-                self.look_after(&record)
+            } else if let (State::Ready | State::Running, Some(live)) = (record.state, &live) {
+                self.look_after(&record, live)
             } else if record.state == State::Preparing || (record.state.is_served() && !is_live) {
                 let resumed = self
                     .sources(&record.sources, false)
@@ -189,9 +205,13 @@ impl Sessions {
         }
     }
 
-    /// Looks after the machine of a session, and writes down what it waits for.
-    fn look_after(&self, record: &Record) -> Result<()> {
-        let problem = machine::tend(&self.store.machine_folder(&record.id))?;
+    /// Looks after the doors and the machine of a session, and writes down what it waits for.
+    fn look_after(&self, record: &Record, live: &Live) -> Result<()> {
+        live.tend()?;
+        let problem = match record.state {
+            State::Running => machine::tend(record, &self.store.machine_folder(&record.id))?,
+            _ => None,
+        };
         if problem != record.problem {
             if let Some(problem) = &problem {
                 output::note(&format!("{}: {problem}", record.id));
@@ -206,7 +226,10 @@ impl Sessions {
         let all = Arc::clone(self);
         // Without a thread it is tried again in a moment.
         let _ = thread::Builder::new().name("moving".into()).spawn(move || {
-            if let Err(e) = all.migrate(&id, None, &|_| ()) {
+            let known = all.store.get(&id).ok().and_then(|record| record.problem);
+            if let Err(e) = all.migrate(&id, None, &|_| ())
+                && known.is_none_or(|known| known != e.to_string())
+            {
                 output::note(&format!("{id}: {e}"));
             }
         });
@@ -242,9 +265,12 @@ impl Sessions {
         }
         let is_cancelled = || live.is_ending.load(Ordering::Relaxed);
         let folder = self.store.machine_folder(id);
-        if let Err(e) = machine::migrate(&folder, &record.targets, &is_cancelled, step) {
-            record.state = State::Running;
-            record.targets.clear();
+        if let Err(e) = machine::migrate(&record, &folder, &record.targets, &is_cancelled, step) {
+            // Where there is no way back it is tried again and again; but not with a copy that differs.
+            if e.kind() == ErrorKind::Damaged || !machine::is_moving(&record, &folder) {
+                record.state = State::Running;
+                record.targets.clear();
+            }
             record.problem = Some(e.to_string());
             self.store.put(&record)?;
             return Err(e);
@@ -252,30 +278,43 @@ impl Sessions {
         record.moved = true;
         record.state = State::Stopping;
         self.store.put(&record)?;
-        let moved = json!({ "id": id, "disks": record.targets, "machine": machine::value(&folder) });
+        let moved = json!({ "id": id, "disks": record.targets, "machine": machine::value(&record, &folder) });
         drop(guard);
-        self.stop(id, step)?;
+        self.stop(id, None, step)?;
         Ok(moved)
     }
 
-    /// Ends a session and removes all that it made. What was removed before, by a stop that was broken off, is no error.
+    /// Ends a session and removes all that it made. What was removed before, by a stop that was broken off, is no error. With
+    /// `shutdown` its guest is asked to shut down first and has so long for that. A machine that has moved is only asked.
     ///
     /// # Errors
     ///
-    /// When there is no such session, or something cannot be removed: then it stays listed and can be stopped again.
-    pub fn stop(&self, id: &str, step: &dyn Fn(&str)) -> Result<()> {
+    /// When there is no such session, or something cannot be removed: then it stays listed and can be stopped again. When
+    /// the guest of a machine that has moved does not shut down: it runs on.
+    pub fn stop(&self, id: &str, shutdown: Option<Duration>, step: &dyn Fn(&str)) -> Result<()> {
         if let Some(live) = self.live.lock().get(id) {
             live.is_ending.store(true, Ordering::Relaxed);
         }
         let lock = self.lock_of(id);
         let _guard = lock.lock();
         let mut record = self.store.get(id)?;
+        let machine = self.store.machine_folder(id);
+        if record.state == State::Moved {
+            return moved::shut_down(&record, &machine, shutdown, step);
+        }
+        if let (Some(grace), Some(_), false) = (shutdown, &record.settings, record.moved) {
+            step("shutting down");
+            match machine::shut_down(&record, &machine, grace) {
+                Ok(true) => {}
+                Ok(false) => step(&format!("the guest has not shut down within {} s; it is ended", grace.as_secs())),
+                Err(e) => step(&format!("the guest cannot be asked to shut down: {e}")),
+            }
+        }
         record.state = State::Stopping;
         self.store.put(&record)?;
-        let machine = self.store.machine_folder(id);
         if !record.moved && machine.exists() {
             step("machine");
-            machine::stop(&machine)?;
+            machine::stop(&record, &machine)?;
             removed(&machine)?;
         }
         let live = self.live.lock().remove(id);
@@ -286,9 +325,19 @@ impl Sessions {
                 output::note(&format!("{id}: {e}"));
             }
         }
+        let session = self.store.session_folder(id);
+        doors::sweep(&record, &session)?;
         step("overlays");
-        removed(&self.store.session_folder(id))?;
-        self.store.delete(id)?;
+        removed(&session)?;
+        if record.moved {
+            record.state = State::Moved;
+            (record.problem, record.lease_until) = (None, None);
+            record.addresses.clear();
+            record.disks.iter_mut().for_each(|disk| disk.uri = None);
+            self.store.put(&record)?;
+        } else {
+            self.store.delete(id)?;
+        }
         self.changing.lock().remove(id);
         step("stopped");
         Ok(())
@@ -303,13 +352,19 @@ impl Sessions {
         let lock = self.lock_of(id);
         let _guard = lock.lock();
         let mut record = self.store.get(id)?;
+        if record.state == State::Moved {
+            return Err(Error::invalid(format!("{id} is over: its machine has disks of its own, and stays")));
+        }
         record.lease_until = seconds.map(|seconds| now().saturating_add(seconds));
         self.store.put(&record)?;
         Ok(self.value(&record))
     }
 
-    pub fn list(&self) -> Result<Value> {
-        Ok(self.store.all()?.iter().map(|record| self.value(record)).collect())
+    /// The sessions; with `all` the machines, too, that have moved.
+    pub fn list(&self, all: bool) -> Result<Value> {
+        let records = self.store.all()?;
+        let listed = records.iter().filter(|record| all || record.state != State::Moved);
+        Ok(listed.map(|record| self.value(record)).collect())
     }
 
     pub fn show(&self, id: &str) -> Result<Value> {
@@ -318,7 +373,7 @@ impl Sessions {
 
     /// Whether there is nothing to keep alive.
     pub fn is_idle(&self) -> bool {
-        self.store.all().is_ok_and(|all| all.is_empty())
+        self.store.all().is_ok_and(|all| all.iter().all(|record| record.state == State::Moved))
     }
 
     /// Closes all doors in good order. The sessions stay, and go on with the next daemon.
@@ -345,6 +400,7 @@ impl Sessions {
             "age": now().saturating_sub(record.created),
             "lease_until": record.lease_until,
             "door": record.door,
+            "warning": doors::warning(record),
             "addresses": record.addresses,
             "disks": record.disks.iter().map(|disk| json!({
                 "name": disk.name,
@@ -353,7 +409,8 @@ impl Sessions {
                 "uri": disk.uri,
                 "overlay": record.overlay(&self.store.session_folder(&record.id), disk),
             })).collect::<Vec<_>>(),
-            "machine_state": machine::value(&self.store.machine_folder(&record.id)),
+            "machine_state": machine::value(record, &self.store.machine_folder(&record.id)),
+            "moved_to": record.targets.iter().filter(|_| record.moved).collect::<Vec<_>>(),
             "overlay_quota": record.quota,
             "overlay_bytes": figures.overlay_bytes,
             "bytes_read": figures.bytes_read,

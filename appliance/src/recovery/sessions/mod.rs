@@ -133,8 +133,10 @@ impl Sessions {
     fn bring_up(&self, mut record: Record, opened: &Arc<Opened>, step: &dyn Fn(&str)) -> Result<Record> {
         if !self.live.lock().contains_key(&record.id) {
             let live = Live::open(&mut record, opened, &self.store, step)?;
-            self.live.lock().insert(record.id.clone(), Arc::new(live));
+            // What it waited for is there; who sees it served sees that, too.
+            record.problem = None;
             self.store.put(&record)?;
+            self.live.lock().insert(record.id.clone(), Arc::new(live));
         }
         let live = self.live.lock().get(&record.id).map(Arc::clone);
         if let (Some(live), Some(target), false) = (&live, record.fix, record.fixed) {

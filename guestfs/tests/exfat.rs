@@ -50,7 +50,7 @@ fn foreign_image() {
     let Some(bytes) = small() else { return };
     let fs = filesystem(&[in_memory(bytes)]);
     assert_manifest(fs.as_ref(), &manifest_of_foreign(), |_| false);
-    let metadata = fs.metadata(entry(fs.as_ref(), "hello.txt")).unwrap();
+    let metadata = fs.metadata(find(fs.as_ref(), "hello.txt").unwrap()).unwrap();
     assert_eq!(metadata.modified, Time { seconds: 1_769_163_144, nanos: 90_000_000 });
     assert_eq!(metadata.created, Some(Time { seconds: 1_769_163_144, nanos: 90_000_000 }));
     assert_eq!(metadata.accessed, Time { seconds: 1_769_163_144, nanos: 0 });
@@ -151,8 +151,7 @@ fn every_cluster_and_sector_size() {
         assert_manifest(fs.as_ref(), &manifest, |_| false);
         assert_free(fs.as_ref(), &image);
         for (path, (is_dir, size, modified, accessed, is_writable)) in truth {
-            let file = path.split('/').try_fold(fs.root(), |dir, name| fs.lookup(dir, name.as_bytes()).unwrap());
-            let metadata = fs.metadata(file.unwrap()).unwrap();
+            let metadata = fs.metadata(find(fs.as_ref(), &path).unwrap()).unwrap();
             assert_eq!(metadata.kind == Kind::Dir, is_dir, "{path}");
             assert_eq!(metadata.modified.seconds, modified, "{path}");
             assert_eq!(metadata.accessed.seconds, accessed, "{path}");
@@ -187,19 +186,7 @@ fn free_space_is_that_of_the_bitmap() {
 #[test]
 fn lookups_find_what_is_listed() {
     let Some(image) = lab("vol/exfat.raw") else { return };
-    let fs = filesystem(&[device(&image)]);
-    let mut todo = vec![fs.root()];
-    while let Some(dir) = todo.pop() {
-        for entry in entries(fs.as_ref(), dir).unwrap() {
-            assert_eq!(fs.lookup(dir, &entry.name).unwrap(), Some(entry.id), "{entry:?}");
-            if entry.kind == Kind::Dir {
-                todo.push(entry.id);
-            }
-        }
-        for name in ["", ".", "..", "not there", "UPPER.txt"] {
-            assert_eq!(fs.lookup(dir, name.as_bytes()).unwrap(), None);
-        }
-    }
+    assert_lookups(filesystem(&[device(&image)]).as_ref());
 }
 
 /// The foreign image and its sector size.
@@ -231,20 +218,15 @@ fn the_backup_boot_region_helps_where_the_main_one_is_damaged() {
     assert!(notes.contains("in use") && notes.contains("errors on its disk") && !notes.contains("backup"), "{notes}");
 }
 
-/// The entry of `name` in the root directory.
-fn entry(fs: &dyn FileSystem, name: &str) -> FileId {
-    fs.lookup(fs.root(), name.as_bytes()).unwrap().unwrap()
-}
-
 #[test]
 fn an_entry_with_a_wrong_checksum_is_shown_and_refused() {
     let Some(mut bytes) = small() else { return };
     let intact = filesystem(&[in_memory(bytes.clone())]);
-    let place = entry(intact.as_ref(), "hello.txt").number as usize & !1;
+    let place = find(intact.as_ref(), "hello.txt").unwrap().number as usize & !1;
     // The length in the second slot.
     bytes[place + 32 + 24] ^= 1;
     let fs = filesystem(&[in_memory(bytes.clone())]);
-    let file = entry(fs.as_ref(), "hello.txt");
+    let file = find(fs.as_ref(), "hello.txt").unwrap();
     let error = fs.metadata(file).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Damaged);
     assert!(error.to_string().contains(&format!("byte {place} has not the checksum")), "{error}");
@@ -269,7 +251,7 @@ fn an_entry_with_a_wrong_checksum_is_shown_and_refused() {
 fn what_was_never_written_is_zeros() {
     let Some(mut bytes) = small() else { return };
     let fs = filesystem(&[in_memory(bytes.clone())]);
-    let place = entry(fs.as_ref(), "longer.txt").number as usize & !1;
+    let place = find(fs.as_ref(), "longer.txt").unwrap().number as usize & !1;
     let slots = usize::from(bytes[place + 1]) + 1;
     bytes[place + 32 + 8..place + 32 + 16].copy_from_slice(&33_u64.to_le_bytes());
     let set = &bytes[place..place + 32 * slots];
@@ -277,7 +259,7 @@ fn what_was_never_written_is_zeros() {
     let sum = sum.fold(0_u16, |sum, (_, byte)| sum.rotate_right(1).wrapping_add(u16::from(*byte)));
     bytes[place + 2..place + 4].copy_from_slice(&sum.to_le_bytes());
     let read = |fs: &dyn FileSystem| {
-        let content = open(fs, entry(fs, "longer.txt")).unwrap();
+        let content = open(fs, find(fs, "longer.txt").unwrap()).unwrap();
         let mut bytes = vec![0xaa; 80];
         assert_eq!(blockdev::ReadAt::read_at(&content, &mut bytes, 0).unwrap(), 80);
         bytes
@@ -288,19 +270,14 @@ fn what_was_never_written_is_zeros() {
     assert_eq!(read(filesystem(&[in_memory(bytes)]).as_ref()), wanted);
 }
 
-/// Whatever number is asked for: an error or some file.
 #[test]
 fn numbers_that_were_not_given_are_harmless() {
     let Some(bytes) = small() else { return };
     let size = bytes.len() as u64;
-    let fs = filesystem(&[in_memory(bytes)]);
     let mut random = Random(1);
     let odd = [0, 1, 2, 3, 31, 32, 33, u64::MAX, u64::MAX - 31];
-    for number in odd.into_iter().chain((0..5000).map(|_| random.below(size / 32) * 32 + random.below(2))) {
-        let file = FileId::of(number);
-        let _ = (fs.metadata(file), fs.lookup(file, b"x"), fs.content(file).map(|layer| layer.run_at(0, 1)));
-        let _ = entries(fs.as_ref(), file);
-    }
+    let numbers = odd.into_iter().chain((0..5000).map(|_| random.below(size / 32) * 32 + random.below(2)));
+    ask_for(filesystem(&[in_memory(bytes)]).as_ref(), numbers.map(FileId::of));
 }
 
 #[test]

@@ -468,3 +468,47 @@ fn three_volumes() {
 fn small_blocks() {
     torture("block-1k", 100);
 }
+
+/// What a sparse file gives at a place does not depend on what was read of it before, whole or damaged.
+#[test]
+fn sparse_in_any_order() {
+    let Some(case) = case("sparse") else { return };
+    let volume = fs::read_dir(case.join("volumes")).unwrap().next().unwrap().unwrap().path();
+    let whole = zstd::decode_all(fs::File::open(&volume).unwrap()).unwrap();
+    let blocks = blocks(&whole);
+    let (mut good, mut bad) = (0, 0);
+    for seed in 0..20 {
+        let mut random = Random(seed);
+        let mut bytes = whole.clone();
+        for _ in 0..seed % 4 {
+            // Not the volume's label.
+            let block = &blocks[1 + random.index(blocks.len() - 1)];
+            bytes[block.start + 24 + random.index(block.len() - 24)] ^= 1;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("job-0001"), bytes).unwrap();
+        let volumes = vec![folder.path().to_owned()];
+        let archive = Archive::open(Options { volumes, ..Options::default() }).unwrap();
+        for job in &archive.jobs().unwrap() {
+            for entry in entries(job) {
+                let Some(pos) = entry.pos.filter(|_| entry.stat.size > 0) else { continue };
+                let file = StoredFile { data: Arc::clone(job.data()), pos, file_index: entry.file_index };
+                let open = || file.open(u64::try_from(entry.stat.size).ok(), archive.keys());
+                let Some(often) = open().ok().filter(|content| content.kind.is_some_and(|k| k.sparse)) else {
+                    continue;
+                };
+                for _ in 0..40 {
+                    let at = random.below(often.bytes.size());
+                    let read = |content: &Content| {
+                        let mut buf = vec![0xaa; 1 + CHUNK * (at % 4) as usize];
+                        content.bytes.read_at(&mut buf, at).map(|n| buf[..n].to_vec()).map_err(|e| e.kind())
+                    };
+                    let (first, again) = (read(&open().unwrap()), read(&often));
+                    assert!(first == again, "seed {seed}, {} at {at}", entry.name.escape_ascii());
+                    *if first.is_ok() { &mut good } else { &mut bad } += 1;
+                }
+            }
+        }
+    }
+    assert!(good > 100 && bad > 10, "{good} reads succeeded, {bad} did not");
+}

@@ -165,6 +165,36 @@ pub fn entries(fs: &dyn FileSystem, dir: FileId) -> Result<Vec<guestfs::DirEntry
     }
 }
 
+/// The file at `path`, which has slashes between the names.
+pub fn find(fs: &dyn FileSystem, path: &str) -> Option<FileId> {
+    path.split('/').try_fold(fs.root(), |dir, name| fs.lookup(dir, name.as_bytes()).unwrap())
+}
+
+/// Looks up every name of the tree, and in each directory some that are not there.
+pub fn assert_lookups(fs: &dyn FileSystem) {
+    let mut todo = vec![fs.root()];
+    while let Some(dir) = todo.pop() {
+        for entry in entries(fs, dir).unwrap() {
+            assert_eq!(fs.lookup(dir, &entry.name).unwrap(), Some(entry.id), "{entry:?}");
+            if entry.kind == Kind::Dir {
+                todo.push(entry.id);
+            }
+        }
+        for name in ["", ".", "..", "not there", "UPPER.txt"] {
+            assert_eq!(fs.lookup(dir, name.as_bytes()).unwrap(), None);
+        }
+    }
+}
+
+/// Asks for everything of `files` that were not given: an error, or some file.
+pub fn ask_for(fs: &dyn FileSystem, files: impl IntoIterator<Item = FileId>) {
+    for file in files {
+        let _ = (fs.metadata(file), fs.lookup(file, b"x"), fs.content(file).map(|layer| layer.run_at(0, 1)));
+        let _ = (fs.xattrs(file), fs.streams(file), fs.link_target(file), entries(fs, file));
+        let _ = fs.list(file, file.number >> 2, &mut |_| ControlFlow::Break(()));
+    }
+}
+
 /// A line of a manifest: type, size, and digest of the content or target of the link.
 pub type Line = (char, u64, String);
 

@@ -39,9 +39,8 @@ pub fn read(content: &dyn ReadAt, range: Range<u64>, take: &mut dyn FnMut(u64, &
             scope.spawn(|| shared.work(content, &range));
         }
         let outcome = (0..chunks).try_for_each(|n| {
-            let mut buf = shared.wait_for(n)?;
+            let buf = shared.wait_for(n)?;
             let outcome = take(range.start + n * CHUNK as u64, &buf);
-            buf.clear();
             shared.give_back(buf);
             outcome
         });

@@ -3,7 +3,8 @@
 //! This is the bulk path: what a disk image is read through. A read is planned by arithmetic, block by block.
 //! Blocks that follow each other in the volume are fetched with one `preadv` that scatters the payload into the
 //! caller's buffer and the headers between into a scratch buffer; the checksum of a block that is verified for
-//! the first time is computed over the pieces where they are. Nothing is copied.
+//! the first time is computed over the pieces where they are. Such a block is read whole: at the ends of a read the
+//! bytes that are not wanted go to scratch as well. Nothing is copied.
 
 use std::{io::IoSliceMut, ops::Range, sync::Arc};
 
@@ -46,8 +47,6 @@ struct Plan {
     pieces: Vec<Piece>,
     /// Record headers in the block: place and expected contents, in order.
     headers: Vec<(u32, record::Header)>,
-    /// Whether the pieces are all of the block's payload that belongs to this file.
-    whole: bool,
 }
 
 impl RawStream {
@@ -135,7 +134,7 @@ impl RawStream {
             let header = record::Header { file_index: self.segments.file_index, stream, len: left };
             if part.end > range.start && cut.start < cut.end {
                 if plans.last().is_none_or(|p| p.number != block) {
-                    plans.push(Plan { number: block, whole: true, ..Plan::default() });
+                    plans.push(Plan { number: block, ..Plan::default() });
                 }
                 if let Some(plan) = plans.last_mut() {
                     plan.headers.push((header_at, header));
@@ -143,8 +142,6 @@ impl RawStream {
                         offset: offset + (cut.start - part.start) as u32,
                         len: (cut.end - cut.start) as u32,
                     });
-                    // The offset in front of a record is no content and never wanted.
-                    plan.whole &= cut.start == part.start.max(u64::from(self.skip)) && cut.end == part.end;
                 }
             }
             passed = part.end;
@@ -169,9 +166,9 @@ impl RawStream {
             let place = place.ok_or_else(|| self.data.ends("inside this file"))?;
             let verify = self.data.must_verify(plan.number);
             let volume = self.data.store().volume(place.volume)?;
-            // Edges of unverified blocks and encrypted blocks go through the cache: the next read wants the rest. So do
-            // blocks of a run that may be another than was stored: there each record's header is compared.
-            if volume.is_encrypted() || (verify && !plan.whole) || (!verify && !run.is_vouched(&self.data)) {
+            // Encrypted blocks go through the cache. So do blocks of a run that may be another than was stored: there
+            // each record's header is compared.
+            if volume.is_encrypted() || (!verify && !run.is_vouched(&self.data)) {
                 batch.flush()?;
                 self.copy_from_cache(plan, dest)?;
             } else {

@@ -36,14 +36,17 @@ const DEFAULT_BLOCK_LEN: u32 = 64_512;
 /// Records that are passed when looking for a file's first one in and behind the block that must hold it.
 const MAX_FIND: u32 = 1_000_000;
 
+/// A block whose place is known, and its number.
+pub type Neighbour = (u32, BlockPlace);
+
 /// Finds blocks that are not in the map (when there is a catalog and no index).
 pub trait Finder: Send + Sync {
-    /// The place of block `number`, by what the map knows of its neighbours; `None` when it is nowhere.
+    /// The place of block `number`, by its closest neighbours that are known; `None` when it is nowhere.
     ///
     /// # Errors
     ///
     /// When a volume cannot be read.
-    fn find(&self, number: u32, map: &BlockMap) -> Result<Option<BlockPlace>>;
+    fn find(&self, number: u32, before: Option<Neighbour>, behind: Option<Neighbour>) -> Result<Option<BlockPlace>>;
 
     /// The number and place of the block in which to look for the first record of file `file_index`.
     ///
@@ -139,12 +142,19 @@ impl SessionData {
         }
         if let Some(finder) = &self.finder {
             // The finder reads the volume; the map must not be locked meanwhile.
-            let known = self.with_map(Clone::clone);
-            if let Some(place) = finder.find(number, &known)? {
+            let [before, behind] = self.with_map(|m| [m.before(number), m.at_or_after(number)]);
+            // Where one block ends the next begins, unless it is another job's.
+            let found = match before {
+                Some((last, place)) if last.checked_add(1) == Some(number) => {
+                    self.looked_up(number, place.volume, place.address.saturating_add(u64::from(place.len)))
+                }
+                _ => None,
+            };
+            let found = found.map_or_else(|| finder.find(number, before, behind), |found| Ok(Some(found)))?;
+            if let Some(place) = found {
                 self.learn(number, place);
-                return Ok(Some(place));
             }
-            return Ok(None);
+            return Ok(found);
         }
         if u64::from(number) >= end {
             return Ok(None);
@@ -173,10 +183,16 @@ impl SessionData {
         if self.finder.is_none() || self.with_map(|m| m.get(number)).is_some() {
             return;
         }
-        let Ok(Some(header)) = self.store.volume(volume).and_then(|v| v.block_header(address)) else { return };
-        if header.session == self.session && header.number == number {
-            self.learn(number, BlockPlace { volume, address, len: header.len });
+        if let Some(place) = self.looked_up(number, volume, address) {
+            self.learn(number, place);
         }
+    }
+
+    /// The place of block `number`, if it is at `address` of `volume`.
+    fn looked_up(&self, number: u32, volume: VolumeIndex, address: Address) -> Option<BlockPlace> {
+        let header = self.store.volume(volume).and_then(|v| v.block_header(address)).ok().flatten()?;
+        let is_it = header.session == self.session && header.number == number;
+        is_it.then_some(BlockPlace { volume, address, len: header.len })
     }
 
     fn learn(&self, number: u32, place: BlockPlace) {

@@ -13,8 +13,8 @@ use std::{
 use blockdev::{Error, ErrorKind, Result};
 
 use super::{
-    Finder,
-    map::{BlockMap, BlockPlace, VolumeIndex},
+    Finder, Neighbour,
+    map::{BlockPlace, VolumeIndex},
     store::Store,
 };
 use crate::{
@@ -203,16 +203,16 @@ impl Prober {
 }
 
 impl Finder for Prober {
-    fn find(&self, number: u32, map: &BlockMap) -> Result<Option<BlockPlace>> {
+    fn find(&self, number: u32, before: Option<Neighbour>, behind: Option<Neighbour>) -> Result<Option<BlockPlace>> {
         let Some(range) = self.range_of(number)? else { return Ok(None) };
-        let known = |block: Option<(u32, BlockPlace)>| {
+        let known = |block: Option<Neighbour>| {
             let here = range.media.start..=range.media.end;
             let (_, place) = block.filter(|(_, p)| Some(p.volume) == range.volume && here.contains(&p.address))?;
             Some(self.header(range, place.address).transpose()?.map(|header| Hit { address: place.address, header }))
         };
-        let anchor = known(map.before(number)).map_or_else(|| self.first(range), |hit| hit.map(Some))?;
+        let anchor = known(before).map_or_else(|| self.first(range), |hit| hit.map(Some))?;
         let Some(anchor) = anchor.filter(|h| h.header.number <= number) else { return Ok(None) };
-        let behind = known(map.at_or_after(number)).transpose()?;
+        let behind = known(behind).transpose()?;
         let behind = behind.filter(|h| h.header.number > number && h.address > anchor.address);
         let hit = self.bisect(range, anchor, behind, Some(number), &mut |hit| Ok(hit.header.number <= number))?;
         if hit.header.number == number { self.place(range, &hit).map(Some) } else { Ok(None) }

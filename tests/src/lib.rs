@@ -13,7 +13,9 @@ pub mod mounted;
 pub mod parallel;
 pub mod program;
 pub mod random;
+pub mod recovery;
 pub mod served;
+pub mod tiny_guest;
 
 /// Whether this is root; owners, devices and trusted attributes are only compared then.
 #[must_use]

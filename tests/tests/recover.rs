@@ -1,101 +1,23 @@
 //! Recoveries: sessions that outlive their daemon, and leave nothing behind.
 
 use std::{
+    collections::BTreeSet,
     fs,
-    io::{BufRead, BufReader, Write},
-    os::unix::net::UnixStream,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    path::Path,
+    process::{Child, Command},
+    sync::Mutex,
     thread,
-    time::{Duration, Instant},
 };
 
 use rustix::process::Signal;
-use serde_json::{Value, json};
-use tempfile::TempDir;
+use serde_json::Value;
 use tests::{
-    case, installed,
-    program::{self, Run, run_within},
+    case, compare, installed,
+    program::{self, run_within},
+    recovery::{LIMIT, Recovery, at_step, copy, io, uri},
     served::Served,
     temp,
 };
-
-const LIMIT: Duration = Duration::from_secs(60);
-
-/// A volume with a machine of two disks, a folder for the state, and the program on both.
-struct Recovery {
-    volumes: TempDir,
-    state: TempDir,
-    cache: TempDir,
-    before: Vec<u8>,
-}
-
-impl Recovery {
-    fn new() -> Self {
-        let volumes = case::machine_volume();
-        let before = fs::read(volumes.path().join("web01-0001")).expect("the volume");
-        Self { volumes, state: temp(), cache: temp(), before }
-    }
-
-    fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(program::path());
-        command.arg("--volumes").arg(self.volumes.path()).arg("--cache").arg(self.cache.path());
-        command.args(words).arg("--state").arg(self.state.path());
-        command
-    }
-
-    fn run(&self, words: &[&str]) -> Run {
-        run_within(self.command(words).arg("--json"), LIMIT)
-    }
-
-    fn daemon(&self) -> Served {
-        let mut command = Command::new(program::path());
-        Served::start(command.args(["serve", "--json", "--state"]).arg(self.state.path()))
-    }
-
-    fn list(&self) -> Vec<Value> {
-        self.run(&["recover", "list"]).json().as_array().expect("a list").clone()
-    }
-
-    /// Waits until the sessions are as `is` wants them.
-    fn until(&self, is: impl Fn(&[Value]) -> bool) -> Vec<Value> {
-        let begun = Instant::now();
-        loop {
-            let sessions = self.list();
-            if is(&sessions) {
-                return sessions;
-            }
-            assert!(begun.elapsed() < LIMIT, "{sessions:#?}");
-            thread::sleep(Duration::from_millis(100));
-        }
-    }
-
-    /// What is left in the folder of sessions.
-    fn left(&self) -> Vec<PathBuf> {
-        let entries = fs::read_dir(self.state.path().join("sessions")).expect("the folder of sessions");
-        entries.map(|e| e.expect("an entry").path()).collect()
-    }
-
-    fn assert_unchanged(&self) {
-        let now = fs::read(self.volumes.path().join("web01-0001")).expect("the volume");
-        assert!(now == self.before, "the backup is as it was");
-    }
-}
-
-/// Runs commands of qemu-io on a disk.
-fn io(uri: &str, commands: &[&str]) {
-    let mut command = Command::new("qemu-io");
-    command.args(["-f", "raw", uri]);
-    for line in commands {
-        command.args(["-c", line]);
-    }
-    let run = run_within(&mut command, LIMIT).good();
-    assert!(!run.text().contains("verification failed"), "{}", run.text());
-}
-
-fn uri(session: &Value, disk: usize) -> String {
-    session["disks"][disk]["uri"].as_str().expect("a URI").to_owned()
-}
 
 fn is_dead(child: &mut Child) -> bool {
     child.try_wait().expect("waiting").is_some()
@@ -132,7 +54,7 @@ fn a_session_outlives_its_daemon() {
     assert!(again["overlay_bytes"].as_u64() > Some(64 << 10));
 
     let _ = recovery.run(&["recover", "stop", "web01-1"]).good();
-    assert_eq!(recovery.left(), Vec::<PathBuf>::new());
+    recovery.assert_nothing_left("after it was stopped");
     let twice = recovery.run(&["recover", "stop", "web01-1"]);
     assert_eq!(twice.code(), Some(2));
     assert!(twice.stderr.contains("there is no session web01-1"), "{}", twice.stderr);
@@ -141,19 +63,6 @@ fn a_session_outlives_its_daemon() {
     assert_eq!(next["id"], "web01-2", "a name is used once");
     assert!(!is_dead(&mut daemon.child));
     recovery.assert_unchanged();
-}
-
-/// Runs a command and calls `at` when it tells its step number `number`; whether it came so far.
-fn at_step(mut command: Command, number: usize, at: impl FnOnce()) -> bool {
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program");
-    let mut lines = BufReader::new(child.stderr.take().expect("its notes")).lines();
-    let reached = lines.nth(number).is_some();
-    if reached {
-        at();
-    }
-    lines.for_each(drop);
-    child.wait().expect("its end");
-    reached
 }
 
 /// The daemon is killed at each step of beginning a session and of ending one: the next daemon goes on, everything can be
@@ -173,7 +82,7 @@ fn a_daemon_may_be_killed_at_any_step() {
         for session in recovery.until(|all| all.iter().all(|s| s["served"] == true && s["state"] == "ready")) {
             let _ = recovery.run(&["recover", "stop", session["id"].as_str().expect("a name")]).good();
         }
-        assert_eq!((recovery.list(), recovery.left()), (Vec::new(), Vec::new()), "step {steps}");
+        recovery.assert_nothing_left(&format!("step {steps}"));
         if !reached {
             break;
         }
@@ -188,100 +97,13 @@ fn a_daemon_may_be_killed_at_any_step() {
         let reached = at_step(recovery.command(&["recover", "stop", id]), ends, || kill(daemon));
         let _daemon = recovery.daemon();
         recovery.until(<[Value]>::is_empty);
-        assert_eq!(recovery.left(), Vec::<PathBuf>::new(), "step {ends}");
+        recovery.assert_nothing_left(&format!("step {ends}"));
         if !reached {
             break;
         }
         ends += 1;
     }
     assert!(ends >= 2, "{ends} steps");
-    recovery.assert_unchanged();
-}
-
-/// Runs commands of qemu-io in a running QEMU, as if its guest wrote: what comes back was acknowledged to the guest.
-fn as_guest(session: &Value, disk: &str, commands: &[&str]) {
-    let path = session["machine_state"]["qmp"].as_str().expect("a monitor");
-    let stream = UnixStream::connect(path).expect("the monitor");
-    stream.set_read_timeout(Some(LIMIT)).expect("a limit");
-    let mut lines = BufReader::new(&stream)
-        .lines()
-        .map(|line| serde_json::from_str::<Value>(&line.expect("a line")).expect("JSON"));
-    let mut execute = |command: &str, arguments: Value| {
-        let request = json!({ "execute": command, "arguments": arguments });
-        (&stream).write_all(format!("{request}\n").as_bytes()).expect("a request");
-        let reply = lines.find(|line| line.get("event").is_none() && line.get("QMP").is_none()).expect("a reply");
-        assert!(reply.get("error").is_none(), "{reply}");
-        reply["return"].clone()
-    };
-    execute("qmp_capabilities", json!({}));
-    let blocks = execute("query-block", json!({}));
-    let all = blocks.as_array().expect("disks");
-    let disk = all.iter().filter_map(|b| b["qdev"].as_str()).find(|qdev| qdev.contains(disk));
-    let disk = disk.unwrap_or_else(|| panic!("{blocks:#}"));
-    for line in commands {
-        let line = format!("qemu-io -d {disk} \"{line}\"");
-        let said = execute("human-monitor-command", json!({ "command-line": line }));
-        let said = said.as_str().unwrap_or_default();
-        assert!(!said.contains("failed") && !said.contains("Error"), "{line}: {said}");
-    }
-}
-
-/// The daemon is killed at each step of moving a running machine's disks: the next one goes on, what the guest was told to be
-/// written is in the files, the machine runs on them, and nothing else is left.
-#[test]
-fn a_machine_moves_whatever_becomes_of_the_daemon() {
-    if !installed("moving a machine", &["qemu-system-x86_64", "qemu-io", "qemu-img"]) {
-        return;
-    }
-    let recovery = Recovery::new();
-    let mut steps = 0;
-    loop {
-        let daemon = recovery.daemon();
-        let session = recovery.run(&["recover", "web01", "--on", "qemu", "--memory", "64", "--network", "none"]).json();
-        let id = session["id"].as_str().expect("a name");
-        assert_eq!((&session["state"], &session["machine_state"]["state"]), (&json!("running"), &json!("running")));
-        as_guest(&session, "disk0", &["write -P 0x77 5M 64k", "flush"]);
-        let permanent = temp();
-        let to = permanent.path().to_str().expect("a path");
-        let reached = at_step(recovery.command(&["recover", "migrate", id, "--to", to]), steps, || {
-            let mut daemon = daemon;
-            as_guest(&session, "disk1", &["write -P 0x78 1M 4k", "flush"]);
-            daemon.child.kill().expect("a signal");
-            daemon.child.wait().expect("its end");
-        });
-        let _daemon = recovery.daemon();
-        recovery.until(<[Value]>::is_empty);
-        assert_eq!(recovery.left(), Vec::<PathBuf>::new(), "step {steps}");
-        let pid = session["machine_state"]["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).expect("a process");
-        let pid = rustix::process::Pid::from_raw(pid).expect("a process");
-        as_guest(&session, "disk0", &["read -P 0x77 5M 64k", "write -P 0x79 6M 4k"]);
-        rustix::process::kill_process(pid, Signal::TERM).expect("it runs on");
-        let disk = |name: &str| permanent.path().join(format!("web01-{name}.qcow2"));
-        // It lets go of its files when it has ended.
-        let begun = Instant::now();
-        while rustix::process::test_kill_process(pid).is_ok() && begun.elapsed() < Duration::from_secs(10) {
-            thread::sleep(Duration::from_millis(20));
-        }
-        let verify = |disk: &Path, lines: &[&str]| {
-            let mut command = Command::new("qemu-io");
-            command.args(["-U", "-r", "-f", "qcow2"]).arg(disk);
-            for line in lines {
-                command.args(["-c", line]);
-            }
-            let run = run_within(&mut command, LIMIT).good();
-            assert!(!run.text().contains("failed"), "step {steps}: {}", run.text());
-        };
-        verify(&disk("disk0"), &["read -P 0x77 5M 64k", "read -P 0x79 6M 4k"]);
-        if reached {
-            verify(&disk("disk1"), &["read -P 0x78 1M 4k"]);
-        }
-        fs::remove_dir_all(recovery.state.path().join("machines").join(id)).expect("the machine's folder");
-        if !reached {
-            break;
-        }
-        steps += 1;
-    }
-    assert!(steps >= 4, "{steps} steps");
     recovery.assert_unchanged();
 }
 
@@ -292,7 +114,7 @@ fn a_missing_volume_is_waited_for() {
     let daemon = recovery.daemon();
     let _ = recovery.run(&["recover", "web01"]).json();
     drop(daemon);
-    let (volume, away) = (recovery.volumes.path().join("web01-0001"), recovery.state.path().join("away"));
+    let (volume, away) = (recovery.volumes.path().join("web01-0001"), recovery.state.join("away"));
     fs::rename(&volume, &away).expect("taking it away");
     let _daemon = recovery.daemon();
     let waiting = recovery.until(|all| all.iter().all(|s| s["problem"].is_string()));
@@ -325,7 +147,7 @@ fn leases_quotes_and_refusals() {
     let quote = recovery.run(&["recover", "web01", "--quote"]).json();
     assert_eq!((&quote["online"], &quote["volumes"][0]), (&Value::Bool(true), &Value::from("web01-0001")));
     assert!(quote["data_bytes"].as_u64() > Some(1 << 20), "{quote:#}");
-    assert!(!Path::new(&recovery.state.path().join("sessions")).exists(), "a quote makes nothing");
+    assert!(!Path::new(&recovery.state.join("sessions")).exists(), "a quote makes nothing");
 
     let refused = recovery.run(&["recover", "web02"]);
     assert_eq!(refused.code(), Some(2));
@@ -336,9 +158,75 @@ fn leases_quotes_and_refusals() {
 
     let _ = recovery.run(&["recover", "web01", "--lease", "0"]).good();
     recovery.until(<[Value]>::is_empty);
-    assert_eq!(recovery.left(), Vec::<PathBuf>::new());
-    let second = run_within(Command::new(program::path()).args(["serve", "--state"]).arg(recovery.state.path()), LIMIT);
+    recovery.assert_nothing_left("its time is over");
+    let second = run_within(Command::new(program::path()).args(["serve", "--state"]).arg(&recovery.state), LIMIT);
     assert!(second.stderr.contains("another revenant serves"), "{}", second.stderr);
     // The daemon that `recover` started ends with this.
-    let _ = run_within(Command::new("pkill").args(["-TERM", "-f"]).arg(recovery.state.path()), LIMIT);
+    let _ = run_within(Command::new("pkill").args(["-TERM", "-f"]).arg(&recovery.state), LIMIT);
+}
+
+/// Eight sessions over one volume, begun at once and used at once: each reads the backup and its own writes, the daemon's
+/// memory is bounded, and all can be stopped at once.
+#[test]
+fn eight_sessions_at_once() {
+    if !installed("sessions at once", &["qemu-io", "qemu-img"]) {
+        return;
+    }
+    const COUNT: u8 = 8;
+    let recovery = Recovery::new();
+    let daemon = recovery.daemon();
+    let wanted = case::last_digests();
+    let begun = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for number in 0..COUNT {
+            let (recovery, begun) = (&recovery, &begun);
+            // At sockets of this machine and at ports.
+            let through: &[&str] = if number % 2 == 0 { &[] } else { &["--listen", "127.0.0.1:0"] };
+            scope.spawn(move || {
+                let session = recovery.run(&[&["recover", "web01"], through].concat()).json();
+                begun.lock().expect("a list").push(session);
+            });
+        }
+    });
+    let sessions = begun.into_inner().expect("a list");
+    let ids: BTreeSet<_> = sessions.iter().map(|s| s["id"].as_str().expect("a name")).collect();
+    assert_eq!((ids.len(), recovery.list().len()), (usize::from(COUNT), usize::from(COUNT)));
+    thread::scope(|scope| {
+        for (number, session) in (1..).zip(&sessions) {
+            let wanted = &wanted;
+            scope.spawn(move || {
+                let folder = temp();
+                for disk in 0..2 {
+                    let copied = folder.path().join("disk.raw");
+                    copy("raw", &uri(session, disk), &copied);
+                    assert_eq!(&compare::sha256(&copied).expect("a copy"), &wanted[disk], "session {number}");
+                }
+                let place = format!("{}k 64k", 64 * number);
+                io(&uri(session, 0), &[&format!("write -P {number} {place}"), "flush"]);
+            });
+        }
+    });
+    // Each has its own writes and nobody else's.
+    for (number, session) in (1..).zip(&sessions) {
+        let folder = temp();
+        let copied = folder.path().join("disk.raw");
+        copy("raw", &uri(session, 0), &copied);
+        let bytes = fs::read(&copied).expect("a copy");
+        for (other, part) in bytes.chunks(64 << 10).enumerate().skip(1).take(usize::from(COUNT)) {
+            let is_its = part.iter().all(|b| usize::from(*b) == other);
+            assert_eq!(is_its, other == number, "session {number} at the place of {other}");
+        }
+    }
+    let memory = daemon.peak_memory();
+    assert!(memory < 256 << 20, "{} MiB for {COUNT} sessions", memory >> 20);
+    thread::scope(|scope| {
+        for session in &sessions {
+            let recovery = &recovery;
+            scope.spawn(move || {
+                let _ = recovery.run(&["recover", "stop", session["id"].as_str().expect("a name")]).good();
+            });
+        }
+    });
+    recovery.assert_nothing_left("all were stopped");
+    recovery.assert_unchanged();
 }

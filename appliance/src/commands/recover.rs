@@ -31,6 +31,10 @@ pub fn run(cli: &Cli, recover: &Recover) -> Result<u8> {
         None => tell(cli, &ask(Request::Recover(Box::new(wish(cli, &recover.start)?)))?),
         Some(RecoverAction::List) => tell(cli, &ask(Request::List)?),
         Some(RecoverAction::Show { id }) => tell(cli, &ask(Request::Show { id: id.clone() })?),
+        Some(RecoverAction::Start { id }) => tell(cli, &ask(Request::Start { id: id.clone() })?),
+        Some(RecoverAction::Quota { id, bytes }) => {
+            tell(cli, &ask(Request::Quota { id: id.clone(), bytes: *bytes })?)
+        }
         Some(RecoverAction::Stop { id }) => ask(Request::Stop { id: id.clone() }).map(drop),
         Some(RecoverAction::Migrate { id, to, format }) => {
             let folder = std::path::absolute(to).map_err(|e| Error::io(format!("cannot find {}", to.display()), e))?;
@@ -80,6 +84,7 @@ fn wish(cli: &Cli, start: &RecoverStart) -> Result<Wish> {
         allow: start.allow.clone(),
         quota: start.overlay_quota,
         qemu: start.qemu()?,
+        firmware: start.firmware,
         fix: start.fix_guest,
         lease: start.lease.map(|minutes| minutes.saturating_mul(60)),
     })

@@ -48,6 +48,10 @@ pub enum Request {
     List,
     /// One.
     Show { id: String },
+    /// Start the machine of one again.
+    Start { id: String },
+    /// Let its overlays take `bytes` each, or as much as there is.
+    Quota { id: String, bytes: Option<u64> },
     /// End one.
     Stop { id: String },
     /// Move the disks of its machine into files of `folder`.
@@ -155,6 +159,8 @@ fn run(request: Request, sessions: &Sessions, step: &dyn Fn(&str)) -> Result<Val
         Request::Recover(wish) => sessions.start(&wish, step),
         Request::List => sessions.list(),
         Request::Show { id } => sessions.show(&id),
+        Request::Start { id } => sessions.start_again(&id, step),
+        Request::Quota { id, bytes } => sessions.set_quota(&id, bytes),
         Request::Stop { id } => sessions.stop(&id, step).map(|()| Value::Null),
         Request::Migrate { id, folder, format } => sessions.migrate(&id, Some((folder, format)), step),
         Request::Renew { id, seconds } => sessions.renew(&id, seconds),

@@ -11,7 +11,7 @@ use hv_drivers::{
     machine::Machine,
     qemu::{
         self, Running, Settings, Spec,
-        migrate::{Completion, Migration},
+        migrate::{self, Completion, Migration, Settled},
     },
 };
 use serde_json::{Value, json};
@@ -42,7 +42,9 @@ pub fn described(opened: &Opened, record: &Record, disks: &[Source]) -> Result<M
         described => described?,
     };
     let secrets = config::secrets(&record.sources)?;
-    Ok(machine::complete(described, &record.machine, &names, disks, secrets.as_ref()))
+    let mut machine = machine::complete(described, &record.machine, &names, disks, secrets.as_ref());
+    machine.firmware = record.firmware.or(machine.firmware);
+    Ok(machine)
 }
 
 /// Starts the machine in `folder` over the session's door for this host, unless it runs already.
@@ -112,28 +114,61 @@ fn shown(state: &Power) -> String {
     }
 }
 
-/// Lets a machine go on that stands still because a disk did not answer or had no room; what it waits for, if it still
-/// does.
+/// How a machine is that was started.
+pub enum Health {
+    /// It runs, or somebody has stopped it.
+    Well,
+    /// It stands still at a request that its disk cannot do; why.
+    Stands(String),
+    /// It has ended. What became of the moving of its disks, if they were being moved.
+    Off(Option<Settled>),
+}
+
+/// Looks after a machine: one that stands still because a disk did not answer or had no room is let go on.
 ///
 /// # Errors
 ///
 /// When QEMU does not answer.
-pub fn tend(folder: &Path) -> Result<Option<String>> {
-    let Some(running) = Running::find(folder)? else { return Ok(Some("the machine is off".to_owned())) };
-    if let Power::Paused(why) = running.state()?
-        && why == "io-error"
-    {
-        running.resume()?;
-        thread::sleep(POLL);
-        if matches!(running.state()?, Power::Paused(_)) {
-            return Ok(Some(
-                "the machine stands still: its disk could not be written (is there room for the overlay?); it goes on by \
-                 itself"
-                    .to_owned(),
-            ));
-        }
+pub fn tend(folder: &Path) -> Result<Health> {
+    let Some(running) = Running::find(folder)? else { return Ok(Health::Off(settle(folder)?)) };
+    let stands = || -> Result<bool> { Ok(matches!(running.state()?, Power::Paused(why) if why == "io-error")) };
+    if !stands()? {
+        return Ok(Health::Well);
     }
-    Ok(None)
+    running.resume()?;
+    thread::sleep(POLL);
+    Ok(if stands()? { Health::Stands(failing(&running)?) } else { Health::Well })
+}
+
+/// What disks a machine stands still for, and why, as far as QEMU knows.
+fn failing(running: &Running) -> Result<String> {
+    let all = running.execute("query-block", &json!({}))?;
+    let text = |disk: &Value, path: &str| disk.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let why = |disk: &Value| {
+        let node = text(disk, "/inserted/node-name");
+        match text(disk, "/io-status").as_str() {
+            "nospace" => Some(format!("there is no room for what {node} writes")),
+            "failed" => Some(format!("{node} cannot be read or written")),
+            _ => None,
+        }
+    };
+    let found: Vec<_> = all.as_array().into_iter().flatten().filter_map(why).collect();
+    Ok(if found.is_empty() { "a disk fails".to_owned() } else { found.join(", ") })
+}
+
+/// What became of the moving of a machine's disks that has ended; `None` when they were not being moved.
+fn settle(folder: &Path) -> Result<Option<Settled>> {
+    if folder.exists() { migrate::settle(folder) } else { Ok(None) }
+}
+
+/// Starts a machine again that was started here before and has ended: over the disks that it had then.
+///
+/// # Errors
+///
+/// When QEMU cannot be started.
+pub fn restart(folder: &Path) -> Result<Running> {
+    settle(folder)?;
+    qemu::start(folder, &qemu::read_spec(folder)?)
 }
 
 /// Moves the disks of a running machine to `targets`, and compares them; what was begun before goes on.
@@ -141,7 +176,7 @@ pub fn tend(folder: &Path) -> Result<Option<String>> {
 /// # Errors
 ///
 /// When the machine does not run, a copy fails or differs, or `is_cancelled`; the machine goes on with its own disks then.
-pub fn migrate(folder: &Path, targets: &[Target], is_cancelled: &dyn Fn() -> bool, step: &dyn Fn(&str)) -> Result<()> {
+pub fn move_disks(folder: &Path, targets: &[Target], is_cancelled: &dyn Fn() -> bool, step: &dyn Fn(&str)) -> Result<()> {
     let running = Running::find(folder)?
         .ok_or_else(|| Error::invalid("the machine is off: convert its restore point instead (revenant convert)"))?;
     let is_moved = |disk: &DiskSource| matches!(disk, DiskSource::File { .. });
@@ -155,8 +190,9 @@ pub fn migrate(folder: &Path, targets: &[Target], is_cancelled: &dyn Fn() -> boo
         let progress = match migration.progress() {
             Ok(progress) => progress,
             Err(e) => {
-                let given_up = migration.cancel();
-                return Err(given_up.err().unwrap_or(e));
+                // A machine that has ended cannot be asked to: who looks after it clears up.
+                let _ = migration.cancel();
+                return Err(e);
             }
         };
         let percent = progress.done.saturating_mul(100) / progress.total.max(1);
@@ -177,14 +213,15 @@ pub fn migrate(folder: &Path, targets: &[Target], is_cancelled: &dyn Fn() -> boo
     migration.complete(&Completion::default()).map(drop)
 }
 
-/// Ends the machine, without asking its guest: what it writes is thrown away. One that is off is no error.
+/// Ends the machine, without asking its guest: what it writes is thrown away. One that is off is no error. What becomes of
+/// the moving of its disks, if they were being moved.
 ///
 /// # Errors
 ///
-/// When its process does not end.
-pub fn stop(folder: &Path) -> Result<()> {
-    match Running::find(folder) {
-        Ok(Some(running)) => running.stop(Duration::ZERO).map(drop),
-        _ => Ok(()),
+/// When its process does not end, or what was begun to be moved cannot be removed.
+pub fn stop(folder: &Path) -> Result<Option<Settled>> {
+    if let Ok(Some(running)) = Running::find(folder) {
+        running.stop(Duration::ZERO)?;
     }
+    settle(folder)
 }

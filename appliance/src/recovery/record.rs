@@ -8,7 +8,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use hv_drivers::{driver::Target, qemu::Settings};
+use hv_drivers::{driver::Target, machine::Firmware, qemu::Settings};
 use serde::{Deserialize, Serialize};
 
 use crate::{cli::Sources, guest_fix};
@@ -23,6 +23,8 @@ pub enum State {
     Ready,
     /// Its machine was started.
     Running,
+    /// Its machine has ended, by itself or not; its disks are served, and it can be started again.
+    Off,
     /// Its disks are being moved to where they stay.
     Migrating,
     /// It is being removed; after a crash it is removed on.
@@ -34,7 +36,7 @@ pub enum State {
 impl State {
     /// Whether its disks are to be served.
     pub const fn is_served(self) -> bool {
-        matches!(self, Self::Preparing | Self::Ready | Self::Running | Self::Migrating)
+        matches!(self, Self::Preparing | Self::Ready | Self::Running | Self::Off | Self::Migrating)
     }
 
     pub const fn name(self) -> &'static str {
@@ -42,6 +44,7 @@ impl State {
             Self::Preparing => "preparing",
             Self::Ready => "ready",
             Self::Running => "running",
+            Self::Off => "off",
             Self::Migrating => "migrating",
             Self::Stopping => "stopping",
             Self::Failed => "failed",
@@ -70,7 +73,7 @@ pub struct Record {
     /// The restore point in the tree, or an image.
     pub point: String,
     pub state: State,
-    /// What went wrong, or what it waits for.
+    /// What went wrong, until something else is done with it.
     pub problem: Option<String>,
     /// Seconds since 1970.
     pub created: u64,
@@ -94,9 +97,12 @@ pub struct Record {
     pub fixed: bool,
     /// How QEMU runs the machine; `None`: somebody else does.
     pub qemu: Option<Settings>,
+    /// Its firmware, whatever its description says.
+    #[serde(default)]
+    pub firmware: Option<Firmware>,
     /// Where its disks are being moved.
     pub targets: Vec<Target>,
-    /// They have been, and the machine stays when the session ends.
+    /// They have been, or the machine runs from there; it stays when the session ends.
     pub moved: bool,
 }
 

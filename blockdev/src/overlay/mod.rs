@@ -234,6 +234,17 @@ impl Overlay {
         self.space.used()
     }
 
+    /// Whether the quota had no room for what was last written.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.space.is_full()
+    }
+
+    /// From now on it may take `quota` bytes of its filesystem; `None`: as many as there are. What it takes already stays.
+    pub fn set_quota(&self, quota: Option<u64>) {
+        self.space.set_quota(quota);
+    }
+
     /// Flush, give back what was kept ready for more writes, and end the use of the file.
     ///
     /// # Errors

@@ -8,7 +8,7 @@
 
 use std::sync::{
     Mutex,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use super::{
@@ -31,8 +31,10 @@ pub struct Space {
     ends: Mutex<Ends>,
     /// As in [`Ends::counted`], for those who only want to check a place.
     counted: AtomicU64,
-    quota: u64,
+    quota: AtomicU64,
     used: AtomicU64,
+    /// The quota had no room for what was last asked for.
+    refused: AtomicBool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -57,8 +59,9 @@ impl Space {
             layout,
             ends: Mutex::new(Ends { next: end, counted: end, dirty }),
             counted: AtomicU64::new(end),
-            quota: quota.unwrap_or(u64::MAX),
+            quota: AtomicU64::new(quota.unwrap_or(u64::MAX)),
             used: AtomicU64::new(used),
+            refused: AtomicBool::new(false),
         })
     }
 
@@ -73,11 +76,23 @@ impl Space {
     ///
     /// `NoSpace` when the quota has no room for them; nothing is counted then.
     pub fn claim(&self, bytes: u64) -> Result<()> {
-        let claim = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= self.quota);
-        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, claim).map(drop).map_err(|used| {
-            let quota = self.quota;
+        let quota = self.quota.load(Ordering::Relaxed);
+        let claim = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= quota);
+        let claimed = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, claim);
+        self.refused.store(claimed.is_err(), Ordering::Relaxed);
+        claimed.map(drop).map_err(|used| {
             Error::new(ErrorKind::NoSpace, format!("the overlay takes {used} bytes and may take {quota}"))
         })
+    }
+
+    /// Whether the quota had no room for what was last asked for.
+    pub fn is_full(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// From now on it may take `quota` bytes, also when it takes more already.
+    pub fn set_quota(&self, quota: Option<u64>) {
+        self.quota.store(quota.unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// `bytes` are not stored, or no longer.

@@ -90,9 +90,7 @@ impl Writer {
         }
         let starts = said.0.keys().max().copied().unwrap_or(0);
         wanted[STARTS as usize] = starts;
-        for (number, (wanted, found)) in
-            wanted.chunks(BLOCK as usize).zip(found.chunks(BLOCK as usize)).enumerate()
-        {
+        for (number, (wanted, found)) in wanted.chunks(BLOCK as usize).zip(found.chunks(BLOCK as usize)).enumerate() {
             let at = number * BLOCK as usize;
             let (is, was) = (&found[..8], &wanted[..8]);
             assert!(wanted == found || unknown.contains(&at), "byte {at}: {is:x?}, wanted {was:x?}; {said:?}");

@@ -47,7 +47,13 @@ impl<'a> Moving<'a> {
     }
 
     fn migrate(&self) -> Command {
-        self.recovery.command(&["recover", "migrate", self.session.id(), "--to", self.to.path().to_str().expect("text")])
+        self.recovery.command(&[
+            "recover",
+            "migrate",
+            self.session.id(),
+            "--to",
+            self.to.path().to_str().expect("text"),
+        ])
     }
 
     /// The session, if there is still one.
@@ -176,10 +182,14 @@ fn qemu_dies_when_it_goes_over() {
     // At once, and when the guest has most likely gone over.
     for delay in [0, 150] {
         let moving = Moving::new(&recovery, &writer, 1);
-        let is_reached = at_line(moving.migrate(), |_, step| step.ends_with("comparing"), || {
-            thread::sleep(Duration::from_millis(delay));
-            moving.session.end(Signal::KILL);
-        });
+        let is_reached = at_line(
+            moving.migrate(),
+            |_, step| step.ends_with("comparing"),
+            || {
+                thread::sleep(Duration::from_millis(delay));
+                moving.session.end(Signal::KILL);
+            },
+        );
         assert!(is_reached, "it is compared");
         if moving.now().is_none() {
             println!("it was compared before it could be killed");
@@ -231,9 +241,8 @@ fn a_machine_moves_whatever_becomes_of_the_daemon() {
 
 /// Waits until the session's machine stands still for its disk, and gives what the operator is told.
 fn until_full(recovery: &Recovery) -> String {
-    let all = recovery.until(|all| {
-        all.iter().all(|s| s["machine_state"]["state"] == "paused: io-error" && s["problem"].is_string())
-    });
+    let all = recovery
+        .until(|all| all.iter().all(|s| s["machine_state"]["state"] == "paused: io-error" && s["problem"].is_string()));
     all[0]["problem"].as_str().expect("text").to_owned()
 }
 

@@ -32,9 +32,7 @@ pub fn run(cli: &Cli, recover: &Recover) -> Result<u8> {
         Some(RecoverAction::List) => tell(cli, &ask(Request::List)?),
         Some(RecoverAction::Show { id }) => tell(cli, &ask(Request::Show { id: id.clone() })?),
         Some(RecoverAction::Start { id }) => tell(cli, &ask(Request::Start { id: id.clone() })?),
-        Some(RecoverAction::Quota { id, bytes }) => {
-            tell(cli, &ask(Request::Quota { id: id.clone(), bytes: *bytes })?)
-        }
+        Some(RecoverAction::Quota { id, bytes }) => tell(cli, &ask(Request::Quota { id: id.clone(), bytes: *bytes })?),
         Some(RecoverAction::Stop { id }) => ask(Request::Stop { id: id.clone() }).map(drop),
         Some(RecoverAction::Migrate { id, to, format }) => {
             let folder = std::path::absolute(to).map_err(|e| Error::io(format!("cannot find {}", to.display()), e))?;

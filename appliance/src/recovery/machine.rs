@@ -176,7 +176,12 @@ pub fn restart(folder: &Path) -> Result<Running> {
 /// # Errors
 ///
 /// When the machine does not run, a copy fails or differs, or `is_cancelled`; the machine goes on with its own disks then.
-pub fn move_disks(folder: &Path, targets: &[Target], is_cancelled: &dyn Fn() -> bool, step: &dyn Fn(&str)) -> Result<()> {
+pub fn move_disks(
+    folder: &Path,
+    targets: &[Target],
+    is_cancelled: &dyn Fn() -> bool,
+    step: &dyn Fn(&str),
+) -> Result<()> {
     let running = Running::find(folder)?
         .ok_or_else(|| Error::invalid("the machine is off: convert its restore point instead (revenant convert)"))?;
     let is_moved = |disk: &DiskSource| matches!(disk, DiskSource::File { .. });

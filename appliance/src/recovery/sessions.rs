@@ -66,7 +66,13 @@ pub struct Sessions {
 
 impl Sessions {
     pub fn new(store: Store) -> Self {
-        Self { store, live: Mutex::default(), waits: Mutex::default(), changing: Mutex::default(), opened: Mutex::default() }
+        Self {
+            store,
+            live: Mutex::default(),
+            waits: Mutex::default(),
+            changing: Mutex::default(),
+            opened: Mutex::default(),
+        }
     }
 
     /// Begins a session and tells its steps; what it is then.

@@ -119,10 +119,7 @@ impl Space {
             return Err(Error::new(ErrorKind::NoSpace, "the overlay has no refcounts left: copy it with qemu-img"));
         }
         if end > ends.counted {
-            if !ends.dirty {
-                header::mark_dirty(medium, true)?;
-                ends.dirty = true;
-            }
+            mark_dirty(&mut ends, medium)?;
             let counted = end.max(ends.counted + AHEAD * CLUSTER).min(self.layout.end_max());
             medium.set_len(counted).map_err(|e| Error::io("cannot make the overlay longer", e))?;
             self.count(medium, ends.counted, counted, 1)?;
@@ -150,6 +147,15 @@ impl Space {
         header::mark_dirty(medium, false)?;
         ends.dirty = false;
         medium.sync().map_err(close_failed)
+    }
+
+    /// The tables in the file are behind from now on: say so in its header, until it is closed.
+    ///
+    /// # Errors
+    ///
+    /// When the medium fails.
+    pub fn begin_change(&self, medium: &dyn Medium) -> Result<()> {
+        mark_dirty(&mut lock(&self.ends), medium)
     }
 
     /// After a crash: take back all that lies behind `end`, where the last cluster in use ends.
@@ -181,6 +187,14 @@ impl Space {
     fn count(&self, medium: &dyn Medium, from: u64, to: u64, refcount: u8) -> Result<()> {
         write_refcounts(medium, &self.layout, from, to, refcount)
     }
+}
+
+fn mark_dirty(ends: &mut Ends, medium: &dyn Medium) -> Result<()> {
+    if !ends.dirty {
+        header::mark_dirty(medium, true)?;
+        ends.dirty = true;
+    }
+    Ok(())
 }
 
 /// Write `refcount` for all clusters of the file in `from..to`.

@@ -85,9 +85,8 @@ impl Place<'_> {
         let mut table = Table::new("Until the guest is ready (TCG, two processors)");
         let raw = quoted_path(self.fixture.raw.as_deref().context("the guest's disk")?);
         let copied = format!("{clean}; cp --sparse=always {raw} {scratch}/disk.raw; cat {scratch}/disk.raw >/dev/null");
-        let file = |driver: &str, path: &str| {
-            format!("driver={driver},node-name=disk0,file.driver=file,file.filename={path}")
-        };
+        let file =
+            |driver: &str, path: &str| format!("driver={driver},node-name=disk0,file.driver=file,file.filename={path}");
         let local = self.boot(&file("raw", &format!("{scratch}/disk.raw")));
         bench.measure(&mut table, "local raw file", Some(&copied), &local, None);
         for door in ["nbd", "iscsi"] {
@@ -197,7 +196,9 @@ impl Place<'_> {
         };
         let alone = measured(1)?;
         let all = measured(AT_ONCE)?;
-        let cells = |seconds: f64, count: u32| vec![format!("{seconds:.1}"), format!("{:.2}", seconds / alone / f64::from(count))];
+        let cells = |seconds: f64, count: u32| {
+            vec![format!("{seconds:.1}"), format!("{:.2}", seconds / alone / f64::from(count))]
+        };
         table.add_cells("one", &line(1), Ok(cells(alone, 1)));
         table.add_cells(&format!("{AT_ONCE}, the slowest"), &line(AT_ONCE), Ok(cells(all, AT_ONCE)));
         Ok(table)

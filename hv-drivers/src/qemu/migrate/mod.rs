@@ -24,9 +24,9 @@ use std::{
     },
 };
 
-pub use settle::{Settled, settle};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+pub use settle::{Settled, settle};
 
 use super::{
     Running,

@@ -187,7 +187,7 @@ fn granules(trace: &[u8]) -> Vec<u32> {
 fn what_a_trial_has_read_is_read_ahead() {
     const GRANULE: u64 = 64 << 10;
     const READ: [u32; 6] = [160, 32, 700, 96, 699, 40];
-    if !installed("boot traces", &["qemu-system-x86_64"]) {
+    if !installed("boot traces", &["qemu-system-x86_64", "qemu-img"]) {
         return;
     }
     let Some(lab) = Lab::up() else { return };
@@ -195,9 +195,11 @@ fn what_a_trial_has_read_is_read_ahead() {
     fs::create_dir_all(&source).expect("a folder");
     // In the middle of a granule.
     let places = READ.map(|granule| u64::from(granule) * GRANULE + 16384);
-    let Some(_) = reader_disk(&source.join("disk0.raw"), 48 << 20, &places) else { return };
-    let described = r#"{"name": "tiny", "disks": [{"name": "disk0", "file": "disk0.raw"}]}"#;
-    fs::write(source.join("machine.json"), described).expect("a description");
+    let raw = lab.0.join("disk.raw");
+    let Some(raw) = reader_disk(&raw, 48 << 20, &places) else { return };
+    let mut convert = Command::new("qemu-img");
+    convert.args(["convert", "-f", "raw", "-O", "qcow2"]).arg(raw).arg(source.join("disk0.qcow2"));
+    let _ = run_within(&mut convert, LIMIT).good();
     lab.run(&["define", "tiny", "--path", source.to_str().expect("text"), "--signature", "MD5"]);
     let _full = lab.backup("tiny", "Full");
 

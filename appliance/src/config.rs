@@ -4,6 +4,7 @@
 use std::{env, fs, path::PathBuf, sync::Arc};
 
 use blockdev::{Error, Result, encrypted::Secrets};
+use hv_drivers::qemu::attached::Attached;
 use serde::Deserialize;
 use volreader::{archive::Options, session::store};
 
@@ -25,6 +26,15 @@ struct File {
     unlock: Vec<PathBuf>,
     cache: Option<PathBuf>,
     cache_bytes: Option<u64>,
+    #[serde(default)]
+    qemu: Vec<Attached>,
+}
+
+/// The hypervisors that are configured.
+#[derive(Debug, Default)]
+pub struct Hypervisors {
+    /// `[[qemu]]`: machines of plain QEMU.
+    pub qemu: Vec<Attached>,
 }
 
 /// How to open the archive.
@@ -65,6 +75,27 @@ pub fn secrets(sources: &Sources) -> Result<Arc<Secrets>> {
 /// When the configuration file cannot be read.
 pub fn unlock(sources: &Sources) -> Result<Vec<PathBuf>> {
     Ok(first(&sources.unlock, first(&from_environment("REVENANT_UNLOCK"), read(sources)?.unlock)))
+}
+
+/// The hypervisors.
+///
+/// # Errors
+///
+/// When the configuration file cannot be read, or a name is none.
+pub fn hypervisors(sources: &Sources) -> Result<Hypervisors> {
+    let file = read(sources)?;
+    let is_name = |name: &str| {
+        !name.is_empty()
+            && !name.starts_with('.')
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    };
+    match file.qemu.iter().find(|machine| !is_name(&machine.name)) {
+        Some(odd) => Err(Error::invalid(format!(
+            "[[qemu]] name = {:?}: the name of a machine has letters, digits, `-`, `_` and `.`",
+            odd.name
+        ))),
+        None => Ok(Hypervisors { qemu: file.qemu }),
+    }
 }
 
 fn first(a: &[PathBuf], b: Vec<PathBuf>) -> Vec<PathBuf> {

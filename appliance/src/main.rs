@@ -1,5 +1,6 @@
 //! The program `revenant`: Bacula backups that get up and walk.
 
+mod backup;
 mod boot_traces;
 mod cli;
 mod commands;

@@ -1,11 +1,13 @@
 //! A client of NBD servers behind Unix sockets: how the disks that QEMU serves are read.
 //!
 //! Fixed newstyle negotiation and structured replies with `base:allocation`, so that what is not stored is not sent
-//! (NBD project, `doc/proto.md`). The server is QEMU, which a hostile guest may have taken over: lengths that do not fit
+//! (NBD project, `doc/proto.md`), and with QEMU's `qemu:dirty-bitmap:NAME`, which tells what was changed
+//! (QEMU, `docs/interop/nbd.rst`). The server is QEMU, which a hostile guest may have taken over: lengths that do not fit
 //! what was asked for end the connection. Several connections are opened as threads need them.
 
 use std::{
     io::{Read, Write},
+    ops::Range,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
@@ -42,10 +44,16 @@ const OFFSET_HOLE: u16 = 2;
 const STATUS: u16 = 5;
 /// NBD_STATE_ZERO.
 const ZERO: u32 = 2;
+/// The bit of an extent of a dirty bitmap that was changed.
+const DIRTY: u32 = 1;
 
-const CONTEXT: &str = "base:allocation";
+const ALLOCATION: &str = "base:allocation";
+/// What is before the name of a bitmap.
+const BITMAP: &str = "qemu:dirty-bitmap:";
 /// What the answer to an option may have, in bytes.
 const OPTION_MAX: u32 = 64 << 10;
+/// What the extents of one answer may have, in bytes: QEMU sends at most a MiB of them.
+const EXTENTS_MAX: u32 = 4 + (1 << 20);
 /// What is asked for at once, in bytes.
 const READ_MAX: usize = 4 << 20;
 /// What the extents of one answer cover at most, in bytes.
@@ -62,13 +70,30 @@ pub struct NbdDisk {
     export: String,
     size: u64,
     idle: Mutex<Vec<Connection>>,
+    /// The last answer about extents: those that follow are asked for next.
+    extents: Mutex<Extents>,
+}
+
+/// Extents that follow each other: where each ends, and its flags.
+#[derive(Debug, Default)]
+struct Extents {
+    start: u64,
+    ends: Vec<(u64, u32)>,
+}
+
+impl Extents {
+    /// The end and the flags of the one that holds `offset`.
+    fn at(&self, offset: u64) -> Option<(u64, u32)> {
+        let index = self.ends.partition_point(|(end, _)| *end <= offset);
+        self.ends.get(index).copied().filter(|_| offset >= self.start)
+    }
 }
 
 #[derive(Debug)]
 struct Connection {
     stream: UnixStream,
     size: u64,
-    /// The number of `base:allocation` in this connection, where the server has it.
+    /// The number of the context in this connection, where the server has it.
     context: Option<u32>,
     cookie: u64,
 }
@@ -80,9 +105,36 @@ impl NbdDisk {
     ///
     /// When there is no such server or export.
     pub fn connect(socket: &Path, export: &str) -> Result<Self> {
-        let first = Connection::open(socket, export)?;
+        let first = Connection::open(socket, export, ALLOCATION)?;
         let size = first.size;
-        Ok(Self { socket: socket.to_owned(), export: export.to_owned(), size, idle: Mutex::new(vec![first]) })
+        let idle = Mutex::new(vec![first]);
+        Ok(Self { socket: socket.to_owned(), export: export.to_owned(), size, idle, extents: Mutex::default() })
+    }
+
+    /// What the dirty bitmap `name` of the export says was changed: ascending, not touching.
+    ///
+    /// # Errors
+    ///
+    /// When the server has no such bitmap, or does not answer.
+    pub fn changed(&self, name: &str) -> Result<Vec<Range<u64>>> {
+        let context = format!("{BITMAP}{name}");
+        let mut connection = Connection::open(&self.socket, &self.export, &context)?;
+        if connection.context.is_none() {
+            return Err(Error::not_found(format!("the NBD export {:?} has no bitmap {name}", self.export)));
+        }
+        let mut changed: Vec<Range<u64>> = Vec::new();
+        let mut at = 0;
+        while at < self.size {
+            for (end, flags) in connection.status(at)? {
+                match changed.last_mut() {
+                    _ if flags & DIRTY == 0 => {}
+                    Some(last) if last.end == at => last.end = end,
+                    _ => changed.push(at..end),
+                }
+                at = end;
+            }
+        }
+        Ok(changed)
     }
 
     /// Runs `work` on a connection that nobody else uses; one that failed is not used again.
@@ -90,7 +142,7 @@ impl NbdDisk {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut connection = match idle {
             Some(connection) => connection,
-            None => Connection::open(&self.socket, &self.export)?,
+            None => Connection::open(&self.socket, &self.export, ALLOCATION)?,
         };
         if connection.size != self.size {
             return Err(Error::damaged(format!("the NBD export {:?} has changed its size", self.export)));
@@ -123,9 +175,13 @@ impl ReadAt for NbdDisk {
         if offset >= self.size {
             return Ok(None);
         }
-        let (len, is_zero) = self.with(|connection| connection.status(offset))?;
-        let end = offset.saturating_add(len).min(self.size);
-        Ok(Some(Extent { range: offset..end, kind: if is_zero { ExtentKind::Hole } else { ExtentKind::Data } }))
+        let mut known = self.extents.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.at(offset).is_none() {
+            *known = Extents { start: offset, ends: self.with(|connection| connection.status(offset))? };
+        }
+        let (end, flags) = known.at(offset).ok_or_else(|| broken("does not tell an extent"))?;
+        let kind = if flags & ZERO != 0 { ExtentKind::Hole } else { ExtentKind::Data };
+        Ok(Some(Extent { range: offset..end, kind }))
     }
 
     fn map(&self, _offset: u64, _len: u64) -> Option<MappedRun<'_>> {
@@ -145,7 +201,7 @@ fn broken(what: &str) -> Error {
 }
 
 impl Connection {
-    fn open(socket: &Path, export: &str) -> Result<Self> {
+    fn open(socket: &Path, export: &str, context: &str) -> Result<Self> {
         let failed = |e: std::io::Error| {
             let gone = matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused);
             let kind = if gone { ErrorKind::NotFound } else { ErrorKind::Io };
@@ -158,7 +214,7 @@ impl Connection {
             .map_err(failed)?;
         let mut connection = Self { stream, size: 0, context: None, cookie: 0 };
         connection
-            .negotiate(export)
+            .negotiate(export, context)
             .map_err(|e| e.context(format_args!("NBD export {export:?} at {}", socket.display())))?;
         Ok(connection)
     }
@@ -177,7 +233,7 @@ impl Connection {
         self.stream.read_exact(bytes).map_err(|e| Error::io("cannot receive from the NBD server", e))
     }
 
-    fn negotiate(&mut self, export: &str) -> Result<()> {
+    fn negotiate(&mut self, export: &str, context: &str) -> Result<()> {
         let hello: [u8; 18] = self.receive()?;
         let flags = be16(&hello, 16);
         if be64(&hello, 0) != MAGIC || be64(&hello, 8) != OPTION || flags & 1 == 0 {
@@ -191,15 +247,17 @@ impl Connection {
         let name = export.as_bytes();
         let length = |bytes: &[u8]| u32::try_from(bytes.len()).map(u32::to_be_bytes);
         let name_length = length(name).map_err(|_| Error::invalid("the name of an NBD export is too long"))?;
-        let query = [&name_length[..], name, &1_u32.to_be_bytes(), &15_u32.to_be_bytes(), CONTEXT.as_bytes()].concat();
-        let mut context = None;
+        let context = context.as_bytes();
+        let context_length = length(context).map_err(|_| Error::invalid("the name of a context of NBD is too long"))?;
+        let query = [&name_length[..], name, &1_u32.to_be_bytes(), &context_length, context].concat();
+        let mut number = None;
         self.option(SET_META_CONTEXT, &query, |kind, payload| {
-            if kind == META_CONTEXT && payload.get(4..) == Some(CONTEXT.as_bytes()) {
-                context = Some(be32(payload, 0));
+            if kind == META_CONTEXT && payload.get(4..) == Some(context) {
+                number = Some(be32(payload, 0));
             }
             Ok(())
         })?;
-        self.context = context;
+        self.context = number;
         let mut size = None;
         let ended = self.option(GO, &[&name_length[..], name, &[0, 0]].concat(), |kind, payload| {
             // NBD_INFO_EXPORT
@@ -293,29 +351,35 @@ impl Connection {
         }
     }
 
-    /// The length of the extent at `offset`, and whether it is zeros.
-    fn status(&mut self, offset: u64) -> Result<(u64, bool)> {
+    /// The extents from `offset` on, at least one: where each ends, and its flags.
+    fn status(&mut self, offset: u64) -> Result<Vec<(u64, u32)>> {
         let rest = self.size.saturating_sub(offset);
-        let Some(context) = self.context else { return Ok((rest, false)) };
+        let Some(context) = self.context else { return Ok(vec![(self.size, 0)]) };
         self.request(BLOCK_STATUS, offset, u32::try_from(rest.min(STATUS_MAX)).unwrap_or(u32::MAX))?;
-        let mut found = None;
+        let mut found = Vec::new();
         loop {
             let (kind, is_last, length) = self.chunk()?;
             match kind {
                 NONE if length == 0 => {}
-                STATUS if (12..=OPTION_MAX).contains(&length) => {
+                STATUS if (12..=EXTENTS_MAX).contains(&length) => {
                     let mut payload = vec![0; length as usize];
                     self.fill(&mut payload)?;
                     if be32(&payload, 0) == context {
-                        found = Some((u64::from(be32(&payload, 4)), be32(&payload, 8) & ZERO != 0));
+                        let mut at = offset;
+                        let extents = payload.get(4..).unwrap_or_default().chunks_exact(8);
+                        found.extend(extents.map_while(|extent| {
+                            let start = at;
+                            at = at.saturating_add(u64::from(be32(extent, 0))).min(self.size);
+                            // Not to come forward would be to hang.
+                            (at > start).then(|| (at, be32(extent, 4)))
+                        }));
                     }
                 }
                 kind if kind >> 15 == 1 => return Err(self.error(length)?),
                 _ => return Err(broken("sends a chunk that nobody asked for")),
             }
             if is_last {
-                // Not to come forward would be to hang.
-                return found.filter(|(len, _)| *len > 0).ok_or_else(|| broken("does not tell an extent"));
+                return if found.is_empty() { Err(broken("does not tell an extent")) } else { Ok(found) };
             }
         }
     }

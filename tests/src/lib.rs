@@ -7,8 +7,10 @@
 pub mod blocks;
 pub mod case;
 pub mod compare;
+pub mod gate;
 pub mod guest;
 pub mod lab;
+pub mod live_vm;
 pub mod mounted;
 pub mod parallel;
 pub mod program;

@@ -95,6 +95,17 @@ impl Attributes {
     }
 }
 
+/// How long what a door knows of a node stays true.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freshness {
+    /// For ever.
+    Lasting,
+    /// Others may change it, and are not waited for.
+    Soon,
+    /// Not until the next question: it becomes another from one moment to the next, and each reader reads by itself.
+    Now,
+}
+
 /// What every node has.
 pub trait Inode: Send + Sync {
     /// What `stat` says.
@@ -114,6 +125,11 @@ pub trait Inode: Send + Sync {
     /// What can be changed, where anything can. Such a node is found by its number wherever it is moved to.
     fn changes(&self) -> Option<&dyn Changes> {
         None
+    }
+
+    /// How long attributes, and the name that led here, may be kept.
+    fn freshness(&self) -> Freshness {
+        if self.changes().is_some() { Freshness::Soon } else { Freshness::Lasting }
     }
 
     /// Alternate data streams (Windows: of files and of directories), by name: kept beside the node as `name:stream`.

@@ -1,5 +1,6 @@
 //! The command line. It is stable: scripts and Bacula RunScripts depend on it.
 
+mod backup;
 mod boot;
 mod export;
 mod recover;
@@ -10,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use serde::{Deserialize, Serialize};
 
+pub use backup::{Backup, BackupAction};
 pub use boot::{Accelerator, BootOptions};
 pub use export::{DatastoreOptions, IscsiOptions, NbdOptions, NfsOptions, Protocol, SmbOptions};
 pub use recover::{Recover, RecoverAction, RecoverStart};
@@ -230,7 +232,12 @@ pub enum Command {
         /// End when there has been no recovery for so long
         #[arg(long, value_name = "SECONDS")]
         until_idle: Option<u64>,
+        /// Mount the tree here: what File daemons read backups of running machines from
+        #[arg(long, value_name = "FOLDER")]
+        mount: Option<PathBuf>,
     },
+    /// Back up running machines: around a Bacula job that reads `backup/HYPERVISOR/MACHINE` of the mounted tree
+    Backup(Backup),
     /// Print a script that completes commands in a shell
     Completions {
         /// The shell
@@ -367,7 +374,11 @@ impl Cli {
                     recover.start.target = given.pop().map(|t| t.to_string_lossy().into_owned());
                 }
             }
-            Command::Serve { .. } | Command::Jobs | Command::Completions { .. } | Command::Man { .. } => {}
+            Command::Serve { .. }
+            | Command::Backup(_)
+            | Command::Jobs
+            | Command::Completions { .. }
+            | Command::Man { .. } => {}
         }
         cli
     }

@@ -1,5 +1,6 @@
 //! The commands, one module each.
 
+mod backup;
 mod cat;
 mod convert;
 mod diff;
@@ -30,7 +31,7 @@ use clap::CommandFactory;
 use vfs::{
     door::Totals,
     node::Node,
-    providers::{self, Sources, Tree},
+    providers::{self, Sources, Tree, backup::Live},
 };
 use volreader::archive::{Archive, point::Point};
 
@@ -77,7 +78,8 @@ pub fn run(cli: &Cli) -> Result<u8> {
         Command::Verify { paths, boot: true, options } => verify_boot::run(cli, paths, options),
         Command::Verify { paths, boot: false, .. } => verify::run(cli, paths),
         Command::Recover(recover) => recover::run(cli, recover),
-        Command::Serve { state, until_idle } => serve::run(cli, state.as_deref(), *until_idle),
+        Command::Serve { state, until_idle, mount } => serve::run(cli, state.as_deref(), *until_idle, mount.as_deref()),
+        Command::Backup(backup) => backup::run(cli, backup),
     }
 }
 
@@ -104,19 +106,30 @@ fn open(cli: &Cli) -> Result<Opened> {
 /// When nothing is named, or what is cannot be opened.
 pub fn open_sources(sources: &cli::Sources) -> Result<Opened> {
     let options = config::options(sources)?;
-    let has_archive = !options.volumes.is_empty() || options.catalog.is_some();
-    if !has_archive && sources.images.is_empty() {
+    if options.volumes.is_empty() && options.catalog.is_none() && sources.images.is_empty() {
         return Err(Error::invalid(
             "no volumes are given; name files or folders by --volumes (or REVENANT_VOLUMES), a catalog by --catalog, or \
              disk images by --image",
         ));
     }
+    open_tree(sources, None)
+}
+
+/// Open what is named by `sources`, which may be nothing, and `live` machines.
+///
+/// # Errors
+///
+/// When what is named cannot be opened.
+pub fn open_tree(sources: &cli::Sources, live: Option<Arc<dyn Live>>) -> Result<Opened> {
+    let options = config::options(sources)?;
+    let has_archive = !options.volumes.is_empty() || options.catalog.is_some();
     let archive = Archive::open(options)?;
     progress::show_indexing(&archive, sources.quiet || sources.json);
     let sources = Sources {
         archive: has_archive.then(|| Arc::clone(&archive)),
         images: sources.images.clone(),
         secrets: config::secrets(sources)?,
+        live,
     };
     Ok(Opened { tree: providers::tree(&sources)?, archive })
 }
@@ -137,7 +150,7 @@ impl Opened {
     }
 
     /// Tells how much the jobs hold, as soon as all are known.
-    fn totals(&self) -> Arc<dyn Fn() -> Totals + Send + Sync> {
+    pub fn totals(&self) -> Arc<dyn Fn() -> Totals + Send + Sync> {
         let archive = Arc::downgrade(&self.archive);
         Arc::new(move || {
             let Some(archive) = archive.upgrade().filter(|a| a.is_complete()) else { return Totals::default() };

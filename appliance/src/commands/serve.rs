@@ -8,7 +8,7 @@ use serde_json::json;
 use super::cancel_flag;
 use crate::{cli::Cli, daemon, output};
 
-pub fn run(cli: &Cli, state: Option<&Path>, until_idle: Option<u64>) -> Result<u8> {
+pub fn run(cli: &Cli, state: Option<&Path>, until_idle: Option<u64>, mount: Option<&Path>) -> Result<u8> {
     let end = cancel_flag()?;
     let folder = state.map_or_else(daemon::default_folder, Path::to_owned);
     let ready = |folder: &Path| {
@@ -20,6 +20,7 @@ pub fn run(cli: &Cli, state: Option<&Path>, until_idle: Option<u64>) -> Result<u
         let mut out = output::stdout();
         output::written(writeln!(out, "{text}").and_then(|()| out.flush()))
     };
-    daemon::run(&folder, until_idle.map(Duration::from_secs), &end, &ready)?;
+    let idle = until_idle.map(Duration::from_secs);
+    daemon::run(&daemon::Options { folder: &folder, idle, mount, sources: &cli.sources }, &end, &ready)?;
     Ok(0)
 }

@@ -32,10 +32,27 @@ pub fn ask(folder: &Path, request: &Request, step: &dyn Fn(&str)) -> Result<Valu
         Ok(stream) => stream,
         Err(_) => start(folder)?,
     };
+    exchange(&stream, request, step)
+}
+
+/// Asks the daemon that runs.
+///
+/// # Errors
+///
+/// When there is none, or what it answers is an error.
+pub fn ask_running(folder: &Path, request: &Request, step: &dyn Fn(&str)) -> Result<Value> {
+    let nobody = |e| {
+        let folder = folder.display();
+        Error::io(format!("no daemon has {folder}: start `revenant serve --mount FOLDER --state {folder}`"), e)
+    };
+    exchange(&connect(folder).map_err(nobody)?, request, step)
+}
+
+fn exchange(mut stream: &UnixStream, request: &Request, step: &dyn Fn(&str)) -> Result<Value> {
     let line = serde_json::to_string(request).map_err(|e| Error::invalid(e.to_string()))?;
     let lost = |e| Error::io("the daemon is gone; `revenant serve` goes on with its sessions", e);
-    (&stream).write_all(format!("{line}\n").as_bytes()).map_err(lost)?;
-    for line in BufReader::new(&stream).lines() {
+    stream.write_all(format!("{line}\n").as_bytes()).map_err(lost)?;
+    for line in BufReader::new(stream).lines() {
         let value: Value = serde_json::from_str(&line.map_err(lost)?)
             .map_err(|e| Error::damaged(format!("what the daemon says cannot be read: {e}")))?;
         if let Some(text) = value["step"].as_str() {

@@ -28,7 +28,10 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::recovery::sessions::{Sessions, Wish};
+use crate::{
+    backup::runs::{self, Backups},
+    recovery::sessions::{Sessions, Wish},
+};
 
 /// The longest request, in bytes.
 const REQUEST: u64 = 1 << 20;
@@ -58,6 +61,14 @@ pub enum Request {
     Migrate { id: String, folder: PathBuf, format: FileFormat },
     /// Give one `seconds` from now, or no end.
     Renew { id: String, seconds: Option<u64> },
+    /// What a backup of a running machine needs.
+    Backup(runs::Request),
+}
+
+/// Who answers.
+pub struct Answering {
+    pub sessions: Arc<Sessions>,
+    pub backups: Arc<Backups>,
 }
 
 /// The socket.
@@ -88,19 +99,19 @@ impl Control {
     /// # Errors
     ///
     /// When there is no thread to be had.
-    pub fn serve(&self, sessions: &Arc<Sessions>) -> Result<()> {
+    pub fn serve(&self, answering: &Arc<Answering>) -> Result<()> {
         let cannot = |e| Error::io("cannot serve commands", e);
         let listener = self.listener.try_clone().map_err(cannot)?;
-        let (sessions, busy) = (Arc::clone(sessions), Arc::clone(&self.busy));
+        let (answering, busy) = (Arc::clone(answering), Arc::clone(&self.busy));
         let accept = move || {
             for client in listener.incoming() {
                 let Ok(client) = client else { continue };
-                let (sessions, busy) = (Arc::clone(&sessions), Arc::clone(&busy));
+                let (answering, busy) = (Arc::clone(&answering), Arc::clone(&busy));
                 busy.fetch_add(1, Ordering::Relaxed);
                 let counted = Busy(busy);
                 // Without a thread the client is hung up on, and says so.
                 let _ = thread::Builder::new().name("control".into()).spawn(move || {
-                    answer(&client, &sessions);
+                    answer(&client, &answering);
                     drop(counted);
                 });
             }
@@ -132,7 +143,7 @@ impl Drop for Busy {
     }
 }
 
-fn answer(client: &UnixStream, sessions: &Sessions) {
+fn answer(client: &UnixStream, answering: &Answering) {
     let _ = client.set_read_timeout(Some(PATIENCE)).and_then(|()| client.set_write_timeout(Some(PATIENCE)));
     let mut line = String::new();
     if BufReader::new(client.take(REQUEST)).read_line(&mut line).is_err() {
@@ -144,7 +155,7 @@ fn answer(client: &UnixStream, sessions: &Sessions) {
         let _ = out.lock().write_all(format!("{value}\n").as_bytes());
     };
     let outcome = match serde_json::from_str(&line) {
-        Ok(request) => run(request, sessions, &|step| tell(json!({ "step": step }))),
+        Ok(request) => run(request, answering, &|step| tell(json!({ "step": step }))),
         Err(e) => Err(Error::invalid(format!("the daemon does not know this command: {e}"))),
     };
     tell(match outcome {
@@ -153,7 +164,8 @@ fn answer(client: &UnixStream, sessions: &Sessions) {
     });
 }
 
-fn run(request: Request, sessions: &Sessions, step: &dyn Fn(&str)) -> Result<Value> {
+fn run(request: Request, answering: &Answering, step: &dyn Fn(&str)) -> Result<Value> {
+    let sessions = &answering.sessions;
     match request {
         Request::Ping => Ok(Value::Null),
         Request::Recover(wish) => sessions.start(&wish, step),
@@ -164,6 +176,7 @@ fn run(request: Request, sessions: &Sessions, step: &dyn Fn(&str)) -> Result<Val
         Request::Stop { id } => sessions.stop(&id, step).map(|()| Value::Null),
         Request::Migrate { id, folder, format } => sessions.migrate(&id, Some((folder, format)), step),
         Request::Renew { id, seconds } => sessions.renew(&id, seconds),
+        Request::Backup(request) => answering.backups.answer(&request, step),
     }
 }
 

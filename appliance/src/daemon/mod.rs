@@ -1,9 +1,11 @@
 //! The daemon: one process for a state folder, which keeps its sessions alive.
 //!
-//! It may be killed at any moment. The next one, in the same folder, goes on with all sessions at the same addresses.
+//! It may be killed at any moment. The next one, in the same folder, goes on with all sessions at the same addresses, and
+//! takes back the backups that were being read. `tree`: what it mounts.
 
 pub mod client;
 mod control;
+mod tree;
 
 use std::{
     fs::{self, File},
@@ -18,7 +20,11 @@ use std::{
 
 use blockdev::{Error, ErrorKind, Result};
 
-use crate::recovery::{sessions::Sessions, store::Store};
+use crate::{
+    backup::runs::Backups,
+    cli::Sources,
+    recovery::{sessions::Sessions, store::Store},
+};
 
 /// How often sessions are looked after.
 const TICK: Duration = Duration::from_secs(1);
@@ -36,26 +42,43 @@ pub fn default_folder() -> PathBuf {
     state.join("revenant")
 }
 
-/// Runs the daemon until `end`; with `idle`, until there has been no session for as long. `ready` is called with the folder
-/// once it takes commands.
+/// What the daemon is to do.
+pub struct Options<'a> {
+    /// The state folder.
+    pub folder: &'a Path,
+    /// It ends when there has been nothing to do for so long.
+    pub idle: Option<Duration>,
+    /// Where the tree is mounted.
+    pub mount: Option<&'a Path>,
+    /// What is in the tree beside backups of running machines, and the configuration.
+    pub sources: &'a Sources,
+}
+
+/// Runs the daemon until `end`. `ready` is called with the folder once it takes commands.
 ///
 /// # Errors
 ///
 /// When another one has the folder, or it cannot be used.
-pub fn run(folder: &Path, idle: Option<Duration>, end: &AtomicBool, ready: &dyn Fn(&Path) -> Result<()>) -> Result<()> {
-    let store = Store::open(folder)?;
+pub fn run(options: &Options<'_>, end: &AtomicBool, ready: &dyn Fn(&Path) -> Result<()>) -> Result<()> {
+    let store = Store::open(options.folder)?;
     let folder = store.folder().to_owned();
     let _alone = lock(&folder)?;
+    let backups = Arc::new(Backups::open(&folder, options.sources)?);
+    // What a crash has left is taken back before anybody reads it.
+    backups.tend();
+    let mounted = options.mount.map(|point| tree::mount(point, options.sources, &backups)).transpose()?;
     let control = control::Control::bind(&folder.join(CONTROL))?;
     let sessions = Arc::new(Sessions::new(store));
-    control.serve(&sessions)?;
+    let answering = control::Answering { sessions: Arc::clone(&sessions), backups: Arc::clone(&backups) };
+    control.serve(&Arc::new(answering))?;
     ready(&folder)?;
     let mut busy = Instant::now();
     while !end.load(Ordering::Relaxed) {
         sessions.tend();
-        if !sessions.is_idle() || control.is_busy() {
+        backups.tend();
+        if !sessions.is_idle() || !backups.is_idle() || control.is_busy() {
             busy = Instant::now();
-        } else if idle.is_some_and(|idle| busy.elapsed() > idle) {
+        } else if options.idle.is_some_and(|idle| busy.elapsed() > idle) {
             break;
         }
         let slept = Instant::now();
@@ -65,7 +88,8 @@ pub fn run(folder: &Path, idle: Option<Duration>, end: &AtomicBool, ready: &dyn 
     }
     control.close();
     sessions.close();
-    Ok(())
+    backups.close();
+    mounted.map_or(Ok(()), tree::Mounted::end)
 }
 
 /// The lock of a state folder, held as long as the file is open.

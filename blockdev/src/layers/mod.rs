@@ -6,6 +6,7 @@
 //! * [`Throttled`]: no more bytes and operations per second than allowed.
 //! * [`Counted`]: counters of what is done; [`Traced`]: which parts are read, in order.
 //! * [`Prefetched`]: what such a trace says, read before it is asked for.
+//! * [`Ahead`]: what is read in order, read before it is asked for.
 //! * [`Faulty`]: errors and delays on purpose, for tests.
 //!
 //! A layer is writable exactly when what is below it is. Every layer writes out every method of the traits: one that
@@ -13,6 +14,7 @@
 //! (Images and their parents are one [`Disk`](crate::images::Disk); copy-on-write is an
 //! [`Overlay`](crate::overlay::Overlay).)
 
+mod ahead;
 mod as_device;
 mod cached;
 mod concat;
@@ -24,6 +26,7 @@ mod throttled;
 pub mod trace;
 
 pub use self::{
+    ahead::Ahead,
     as_device::AsDevice,
     cached::Cached,
     concat::Concat,

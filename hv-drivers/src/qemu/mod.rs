@@ -9,13 +9,18 @@
 //!   command line; `source`: a disk's place as QEMU is told it;
 //! * [`firmware`]: where this host has UEFI; [`accelerator`]: whether KVM works, which is more than being there;
 //! * `process`: processes by number, and what keeps them from being confused; `running`: start, find, ask, stop;
-//! * [`console`]: what the guest says; [`screen`]: what it shows; [`migrate`]: its disks moved while it runs.
+//! * [`console`]: what the guest says; [`screen`]: what it shows; [`migrate`]: its disks moved while it runs;
+//! * [`attached`]: machines that others started, backed up while they run;
+//! * `jobs`, `nodes`: background jobs and block nodes of a running QEMU.
 
 pub mod accelerator;
 mod arguments;
+pub mod attached;
 pub mod console;
 pub mod firmware;
+mod jobs;
 pub mod migrate;
+mod nodes;
 mod plan;
 mod process;
 mod running;

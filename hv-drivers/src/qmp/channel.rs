@@ -48,6 +48,12 @@ impl Channel {
         &self.peer
     }
 
+    /// The process at the other end, as far as the system tells.
+    pub fn process(&self) -> Option<i32> {
+        let credentials = rustix::net::sockopt::socket_peercred(&self.stream).ok()?;
+        Some(credentials.pid.as_raw_nonzero().get())
+    }
+
     /// Send bytes.
     ///
     /// # Errors

@@ -120,6 +120,12 @@ impl Client {
         self.version
     }
 
+    /// The number of QEMU's process, where it is one of this host.
+    #[must_use]
+    pub fn process(&self) -> Option<i32> {
+        self.channel.process()
+    }
+
     /// Run a command; what it returns.
     ///
     /// # Errors

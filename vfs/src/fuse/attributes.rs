@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{FileAttr, FileType, INodeNo};
 
-use crate::node::{Attributes, Kind, Node, Time};
+use crate::node::{Attributes, Freshness, Kind, Node, Time};
 
 /// The kernel's number of the root of a mount; no other node can have it.
 pub(super) const ROOT: u64 = 1;
@@ -18,19 +18,22 @@ const FOREVER: Duration = Duration::from_secs(24 * 3600);
 /// How long it may keep the attributes of a directory, which may still grow.
 const SOON: Duration = Duration::from_secs(1);
 
-/// How long the kernel may keep the attributes of a node of this kind. What can be changed may be changed by other doors,
-/// too.
+/// How long the kernel may keep the attributes of a node of this kind.
 pub(super) fn attribute_ttl(kind: Kind, node: &Node) -> Duration {
-    match kind {
-        Kind::Dir => SOON,
-        _ if node.inode().changes().is_some() => SOON,
-        _ => FOREVER,
+    match (node.inode().freshness(), kind) {
+        (Freshness::Now, _) => Duration::ZERO,
+        (Freshness::Soon, _) | (_, Kind::Dir) => SOON,
+        (Freshness::Lasting, _) => FOREVER,
     }
 }
 
 /// How long the kernel may keep the name of a node: elsewhere names are added, never changed.
 pub(super) fn entry_ttl(node: &Node) -> Duration {
-    if node.inode().changes().is_some() { SOON } else { FOREVER }
+    match node.inode().freshness() {
+        Freshness::Now => Duration::ZERO,
+        Freshness::Soon => SOON,
+        Freshness::Lasting => FOREVER,
+    }
 }
 
 /// `attributes` as the kernel takes them, for the node that it knows as `node_id`.

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     door::{Report, Totals, look_up, read_whole, readable},
-    node::{Dir, Node},
+    node::{Dir, Freshness, Node},
 };
 
 /// Requests in the background (read-ahead) that the kernel may have under way.
@@ -122,6 +122,10 @@ impl Tree {
         let Some(Node::File(file)) = self.inodes.get(id) else { return reply.error(Errno::EIO) };
         let opened = file.writable().and_then(|writable| match writable {
             Some(file) => Ok((Content::Writable(file), FopenFlags::FOPEN_NOFLUSH)),
+            // Each reader reads by itself.
+            None if file.freshness() == Freshness::Now => {
+                Ok((Content::Fixed(file.open()?), FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH))
+            }
             // It never changes: what the kernel has of it is as good as ever.
             None => Ok((Content::Fixed(file.open()?), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH)),
         });

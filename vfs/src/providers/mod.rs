@@ -1,10 +1,11 @@
 //! Where nodes come from.
 //!
 //! One module a top folder of the tree: [`jobs`] as they were stored, `clients` with their restore points, [`machines`]
-//! whose disks are found in these, `images` that lie outside any backup. `stored` makes the nodes of backup files,
+//! whose disks are found in these, `images` that lie outside any backup, [`backup`] with running machines. `stored` makes the nodes of backup files,
 //! [`points`] those of merged folders, [`disks`] the files that a disk is shown as, `files` those of the guest on it,
 //! `folder` folders of ours. [`datastore`] is a folder by itself: the only one that can be written.
 
+pub mod backup;
 mod clients;
 pub mod datastore;
 pub mod disks;
@@ -35,6 +36,8 @@ pub struct Sources {
     pub images: Vec<PathBuf>,
     /// What encrypted volumes of guests are opened with.
     pub secrets: Arc<Secrets>,
+    /// Running machines that are backed up.
+    pub live: Option<Arc<dyn backup::Live>>,
 }
 
 /// A tree, and what its providers know beyond it.
@@ -68,6 +71,9 @@ pub fn tree(sources: &Sources) -> Result<Tree> {
         let images = images::folder(&sources.images, &sources.secrets)?;
         since = since.max(images.attributes()?.mtime);
         tops.push((b"images", Arc::new(images)));
+    }
+    if let Some(live) = &sources.live {
+        tops.push((b"backup", Arc::new(backup::Backup::new(Arc::clone(live)))));
     }
     Ok(Tree { root: Node::Dir(Arc::new(Root { tops, since })), machines })
 }

@@ -11,13 +11,12 @@
 //! session's disks; `run.json` names the new ones before the guest goes on with them, and the guest stands still in
 //! between: whichever it names, it is complete. [`settle`] brings such a migration to its end.
 
-mod jobs;
 mod settle;
 mod verify;
 
 use std::{
     fs::{self, File},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64},
@@ -31,7 +30,9 @@ pub use settle::{Settled, settle};
 use super::{
     Running,
     arguments::device,
-    source::{self, below},
+    jobs,
+    nodes::{add_disk, remove_file, remove_node},
+    source::below,
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -334,20 +335,6 @@ impl Moved {
     }
 }
 
-/// Adds the new file at `place` as the node `name`; one that is to be a qcow2 becomes an empty one of `size` bytes.
-fn add_disk(monitor: &mut Client, place: &DiskSource, name: &str, size: u64) -> Result<()> {
-    let [fetch, over] = source::nodes(place, name, std::time::Duration::ZERO, false)?;
-    monitor.execute("blockdev-add", &fetch)?;
-    if matches!(place, DiskSource::File { format: FileFormat::Qcow2, .. }) {
-        let job = format!("make-{name}");
-        let options = json!({ "driver": "qcow2", "file": below(name), "size": size });
-        monitor.execute("blockdev-create", &json!({ "job-id": job, "options": options }))?;
-        jobs::finish(monitor, &job)?;
-        jobs::dismiss(monitor, &job)?;
-    }
-    monitor.execute("blockdev-add", &over).map(drop)
-}
-
 /// The node that a device has, and its size in bytes.
 fn medium(monitor: &mut Client, device: &str) -> Result<(String, u64)> {
     let all = monitor.execute("query-block", &json!({}))?;
@@ -370,25 +357,6 @@ fn medium(monitor: &mut Client, device: &str) -> Result<(String, u64)> {
 fn fresh_node(from: &str, number: usize) -> String {
     let first = super::arguments::node(number);
     if from == first { format!("{first}-moved") } else { first }
-}
-
-/// Removes a node; one that is not there is no matter.
-fn remove_node(monitor: &mut Client, node: &str) -> Result<()> {
-    let known = monitor.execute("query-named-block-nodes", &json!({ "flat": true }))?;
-    let is_it = |n: &Value| n.get("node-name").and_then(Value::as_str) == Some(node);
-    if !known.as_array().into_iter().flatten().any(is_it) {
-        return Ok(());
-    }
-    monitor.execute("blockdev-del", &json!({ "node-name": node })).map(drop)
-}
-
-/// Removes a file; one that is not there is no matter.
-fn remove_file(path: &Path) -> Result<()> {
-    let removed = match fs::remove_file(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        removed => removed.and_then(|()| durable::sync_folder_of(path)),
-    };
-    removed.map_err(|e| Error::io(format!("cannot remove {}", path.display()), e))
 }
 
 /// The same machine once more.

@@ -9,7 +9,13 @@
 use blockdev::compare::first_difference;
 use serde_json::json;
 
-use super::{Completion, Migration, Moved, add_disk, jobs, remove_file, remove_node, scratch_file};
+use super::{
+    super::{
+        jobs,
+        nodes::{add_disk, remove_file, remove_node},
+    },
+    Completion, Migration, Moved, scratch_file,
+};
 use crate::{
     Error, Result,
     driver::{DiskSource, FileFormat},

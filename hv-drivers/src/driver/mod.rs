@@ -3,10 +3,15 @@
 //! Whoever runs a recovery asks a [`Driver`] for what it needs, and tells the operator when the hypervisor has no such
 //! thing, instead of asking which hypervisor it is.
 
+mod protection;
+
 use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::protection::{
+    Changed, Consistency, DiskWish, Inspected, Inventory, Listed, LiveDisk, Point, PointDisk, Tracking, Wish,
+};
 use crate::{Result, machine::Machine};
 
 /// A hypervisor.
@@ -16,6 +21,16 @@ pub trait Driver: Send + Sync {
 
     /// Starting and stopping machines, where it can.
     fn life_cycle(&self) -> Option<&dyn LifeCycle> {
+        None
+    }
+
+    /// Its machines, where it has a list of them.
+    fn inventory(&self) -> Option<&dyn Inventory> {
+        None
+    }
+
+    /// Points in time of running machines, and what has changed between them, where it can.
+    fn tracking(&self) -> Option<&dyn Tracking> {
         None
     }
 

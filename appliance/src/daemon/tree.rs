@@ -1,0 +1,73 @@
+//! The tree that the daemon mounts: backups of running machines, and what its volumes and images hold.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use blockdev::{Error, Result};
+use vfs::{
+    fuse::{Mount, MountOptions},
+    providers::backup::Live,
+};
+
+use crate::{
+    backup::runs::Backups,
+    cli::Sources,
+    commands::{Opened, open_tree},
+    output,
+};
+
+/// How long open files are still served after the mount was ended while busy.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// The mounted tree.
+pub struct Mounted {
+    mount: Mount,
+    _opened: Opened,
+}
+
+/// Mounts it on `point`, where a daemon that was killed may have left its own.
+///
+/// # Errors
+///
+/// When it cannot be mounted, or a source cannot be opened.
+pub fn mount(point: &Path, sources: &Sources, backups: &Arc<Backups>) -> Result<Mounted> {
+    detach_dead(point)?;
+    let opened = open_tree(sources, Some(Arc::clone(backups) as Arc<dyn Live>))?;
+    let mut options = MountOptions::default();
+    options.log = Arc::new(output::note);
+    options.detach_grace = GRACE;
+    options.totals = opened.totals();
+    let mount = vfs::fuse::mount(opened.tree.root.clone(), point, &options)?;
+    backups.mounted_on(&point.canonicalize().unwrap_or_else(|_| point.to_owned()));
+    Ok(Mounted { mount, _opened: opened })
+}
+
+/// Takes a mount away whose program has ended.
+fn detach_dead(point: &Path) -> Result<()> {
+    let is_dead = || {
+        let state = std::fs::metadata(point);
+        state.is_err_and(|e| e.raw_os_error() == Some(rustix::io::Errno::NOTCONN.raw_os_error()))
+    };
+    if !is_dead() {
+        return Ok(());
+    }
+    if rustix::mount::unmount(point, rustix::mount::UnmountFlags::DETACH).is_err() {
+        // Without being root.
+        let _ = std::process::Command::new("fusermount3").args(["-u", "-z", "--"]).arg(point).status();
+    }
+    if is_dead() {
+        return Err(Error::invalid(format!("a dead mount is in the way: umount -l {}", point.display())));
+    }
+    Ok(())
+}
+
+impl Mounted {
+    /// Unmounts it.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be.
+    pub fn end(self) -> Result<()> {
+        self.mount.unmounter().unmount()?;
+        self.mount.wait().map(drop)
+    }
+}

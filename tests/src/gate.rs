@@ -1,0 +1,159 @@
+//! A daemon that shows running machines to a stock File daemon, and Bacula's jobs that read them.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use crate::{
+    lab::Lab,
+    live_vm::LiveVm,
+    mounted::wait,
+    program::{self, Run, run_within},
+    served::Served,
+    temp,
+};
+
+/// The daemon, its state, and where it mounts the tree.
+#[derive(Debug)]
+pub struct Gate {
+    state: tempfile::TempDir,
+    mount: tempfile::TempDir,
+    daemon: Option<Served>,
+}
+
+impl Gate {
+    /// One for the machine `web01`, which is `vm`.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    #[must_use]
+    pub fn new(vm: &LiveVm) -> Self {
+        let mut gate = Self { state: temp(), mount: temp(), daemon: None };
+        let text = format!("[[qemu]]\nname = \"web01\"\nqmp = {:?}\ntags = [\"gold\"]\n", vm.qmp());
+        fs::write(gate.config(), text).expect("the configuration");
+        gate.start();
+        gate
+    }
+
+    fn config(&self) -> PathBuf {
+        self.state.path().join("revenant.toml")
+    }
+
+    /// Starts the daemon.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    pub fn start(&mut self) {
+        let mut command = Command::new(program::path());
+        command.args(["serve", "--json", "--state"]).arg(self.state.path().join("s"));
+        command.arg("--config").arg(self.config()).arg("--mount").arg(self.mount.path());
+        self.daemon = Some(Served::start(&mut command));
+        wait("the mounted tree", || self.mount.path().join("backup").is_dir());
+    }
+
+    /// Kills the daemon, as a crash would.
+    ///
+    /// # Panics
+    ///
+    /// When there is none.
+    pub fn kill(&mut self) {
+        let mut daemon = self.daemon.take().expect("a daemon");
+        daemon.end(rustix::process::Signal::KILL);
+    }
+
+    /// The folder of the machine.
+    #[must_use]
+    pub fn folder(&self) -> PathBuf {
+        self.mount.path().join("backup/qemu/web01")
+    }
+
+    /// The names of the files in it, in their order.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be read.
+    #[must_use]
+    pub fn files(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.folder()).expect("the machine's folder");
+        entries.map(|e| e.expect("an entry").file_name().into_string().expect("text")).collect()
+    }
+
+    fn words(&self) -> String {
+        let (config, state) = (self.config(), self.state.path().join("s"));
+        format!("{} --config {} --state {}", program::path().display(), config.display(), state.display())
+    }
+
+    /// Runs `revenant backup` with `words`.
+    #[must_use]
+    pub fn run(&self, words: &[&str]) -> Run {
+        let mut command = Command::new(program::path());
+        command.arg("backup").args(words).arg("--config").arg(self.config());
+        command.arg("--state").arg(self.state.path().join("s"));
+        run_within(&mut command, std::time::Duration::from_secs(60))
+    }
+
+    /// The job `name` of `lab`, which backs the machine up; `before` is run between begin and the job.
+    ///
+    /// # Panics
+    ///
+    /// When Bacula does not take it.
+    pub fn define(&self, lab: &Lab, name: &str, options: &[&str], before: &[&str]) {
+        let script = |when: &str, more: &str, command: &str| {
+            format!(
+                "RunScript {{ RunsWhen = {when}; RunsOnClient = yes; {more}FailJobOnError = yes; Command = \"{command}\" }}"
+            )
+        };
+        let words = self.words();
+        let [program, rest] = words.splitn(2, ' ').collect::<Vec<_>>()[..] else { panic!("{words}") };
+        let begin = format!("{program} backup begin qemu/web01 {rest} --level %l --job %j --parent '%S'");
+        let end = format!("{program} backup end qemu/web01 {rest} --job %j --status '%e'");
+        let mut scripts = vec![script("Before", "", &begin)];
+        scripts.extend(before.iter().map(|command| script("Before", "", command)));
+        scripts.push(script("After", "RunsOnSuccess = yes; RunsOnFailure = yes; ", &end));
+        let folder = self.folder();
+        let mut args = vec!["define", name, "--path", folder.to_str().expect("text"), "--sparse"];
+        args.extend(["--signature", "SHA1"]);
+        args.extend(options);
+        for script in &scripts {
+            args.extend(["--job-option", script]);
+        }
+        lab.run(&args);
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        drop(self.daemon.take());
+        let _ = Command::new("umount").arg("-l").arg(self.mount.path()).stderr(std::process::Stdio::null()).status();
+    }
+}
+
+/// Everything that Bacula's log has of a job.
+///
+/// # Panics
+///
+/// When the catalog does not answer.
+#[must_use]
+pub fn log_of(lab: &Lab, job: u64) -> String {
+    lab.run(&["sql", &format!("SELECT LogText FROM Log WHERE JobId={job}")])
+}
+
+/// The bytes of a disk that stock software makes of the newest file of `disk` in `folder`.
+///
+/// # Panics
+///
+/// When it cannot.
+#[must_use]
+pub fn by_qemu_img(folder: &Path, file: &str) -> Vec<u8> {
+    let raw = temp();
+    let out = raw.path().join("raw");
+    let mut done = Command::new("qemu-img");
+    done.args(["convert", "-f", "qcow2", "-O", "raw", file]).arg(&out).current_dir(folder);
+    let done = done.output().expect("qemu-img");
+    assert!(done.status.success(), "{file}: {}", String::from_utf8_lossy(&done.stderr));
+    fs::read(out).expect("the disk")
+}

@@ -217,6 +217,9 @@ pub fn make(lab: &Lab, name: &str, folder: &Path) -> Result<String> {
     }
     let sh = |line: String| cmd::run_quietly(cmd::command("sh", ["-ec", &line]).current_dir(folder));
     sh(format!("rm -f *.qcow2; qemu-img convert -O qcow2 {} disk0.0000-full.qcow2", quoted_path(&raw)))?;
+    // Its folder's name says nothing of a machine.
+    let described = format!(r#"{{"name": "{name}", "disks": [{{"name": "disk0", "file": "disk0.0000-full.qcow2"}}]}}"#);
+    std::fs::write(folder.join("machine.json"), described)?;
     lab.define(name, folder, &["--accurate", "--signature", "MD5"])?;
     lab.full(name)?;
     let mut last = "disk0.0000-full.qcow2".to_owned();

@@ -26,6 +26,8 @@ struct File {
     unlock: Vec<PathBuf>,
     cache: Option<PathBuf>,
     cache_bytes: Option<u64>,
+    mount: Option<PathBuf>,
+    state: Option<PathBuf>,
     #[serde(default)]
     qemu: Vec<Attached>,
 }
@@ -49,7 +51,7 @@ pub fn options(sources: &Sources) -> Result<Options> {
         catalog: sources.catalog.clone().or(file.catalog),
         keys: first(&sources.keys, file.keys),
         volume_keys: sources.volume_keys.clone().or(file.volume_keys),
-        cache: sources.cache.clone().or(file.cache).or_else(default_cache),
+        cache: cache(sources)?,
         integrity: match sources.integrity {
             Integrity::Always => store::Integrity::Always,
             Integrity::Once => store::Integrity::Once,
@@ -75,6 +77,33 @@ pub fn secrets(sources: &Sources) -> Result<Arc<Secrets>> {
 /// When the configuration file cannot be read.
 pub fn unlock(sources: &Sources) -> Result<Vec<PathBuf>> {
     Ok(first(&sources.unlock, first(&from_environment("REVENANT_UNLOCK"), read(sources)?.unlock)))
+}
+
+/// The folder of the daemon's state.
+///
+/// # Errors
+///
+/// When the configuration file cannot be read.
+pub fn state(sources: &Sources) -> Result<Option<PathBuf>> {
+    Ok(read(sources)?.state)
+}
+
+/// Where the daemon mounts the tree.
+///
+/// # Errors
+///
+/// When the configuration file cannot be read.
+pub fn mount(sources: &Sources) -> Result<Option<PathBuf>> {
+    Ok(read(sources)?.mount)
+}
+
+/// The folder of indexes and other things that can be made again.
+///
+/// # Errors
+///
+/// When the configuration file cannot be read.
+pub fn cache(sources: &Sources) -> Result<Option<PathBuf>> {
+    Ok(sources.cache.clone().or(read(sources)?.cache).or_else(default_cache))
 }
 
 /// The hypervisors.

@@ -282,6 +282,25 @@ fn memory() {
     assert!(disk.bytes.read()[..32 * (128 << 10)].chunks(128 << 10).all(|piece| piece == data));
 }
 
+/// An initiator that goes in the middle of a write leaves nothing behind: a session has its target as long as it is there.
+#[test]
+fn gone_in_a_write() {
+    let served = served();
+    let before = Arc::strong_count(&served.target);
+    let mut initiator = Initiator::connect(&served);
+    assert_eq!(initiator.login(TARGET, &["ImmediateData=No"]), [0, 0]);
+    let _ = initiator.command(&[0; 6], 0, &[]);
+    let data = noise(128 << 10);
+    initiator.start(0, &cdb10(0x2a, 0, 256), 0, &data);
+    assert_eq!(initiator.receive().unwrap().opcode(), 0x31, "data are asked for");
+    drop(initiator);
+    let started = Instant::now();
+    while Arc::strong_count(&served.target) > before {
+        assert!(started.elapsed() < Duration::from_secs(10), "its session is still there");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// A session that a stock initiator could have had, recorded and then damaged in every place: nothing falls, and the
 /// server serves the next one.
 #[test]

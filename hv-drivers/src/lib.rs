@@ -4,7 +4,8 @@
 //! * [`native`]: the same as each hypervisor's own configuration says it;
 //! * [`driver`]: what a driver can do, as small traits that each implements in part;
 //! * [`qemu`]: the driver for plain QEMU: machines are started over disks that somebody serves, found again after a
-//!   restart, watched, moved to other storage while they run, and stopped;
+//!   restart, watched, moved to other storage while they run, and stopped; [`libvirt`]: the same through libvirt;
+//! * [`settings`]: how a machine is started, whoever runs it;
 //! * [`qmp`]: QEMU's control protocol and its guest agent's; [`nbd`]: a client for the disks that QEMU serves.
 //!
 //! A driver is told where disks are (a socket, a portal, a file) and never where they come from: nothing here knows
@@ -12,10 +13,12 @@
 
 pub mod driver;
 mod durable;
+pub mod libvirt;
 pub mod machine;
 pub mod native;
 pub mod nbd;
 pub mod qemu;
 pub mod qmp;
+pub mod settings;
 
 pub use blockdev::{Error, ErrorKind, Result};

@@ -48,6 +48,8 @@ const ZERO: u32 = 2;
 const DIRTY: u32 = 1;
 
 const ALLOCATION: &str = "base:allocation";
+/// Bytes that a bit of a bitmap that is read here stands for at least.
+const BITMAP_GRANULE_MIN: u64 = 4 << 10;
 /// What is before the name of a bitmap.
 const BITMAP: &str = "qemu:dirty-bitmap:";
 /// What the answer to an option may have, in bytes.
@@ -132,6 +134,9 @@ impl NbdDisk {
                     _ => changed.push(at..end),
                 }
                 at = end;
+            }
+            if changed.len() as u64 > self.size / BITMAP_GRANULE_MIN {
+                return Err(broken("tells of more changes than a bitmap can"));
             }
         }
         Ok(changed)

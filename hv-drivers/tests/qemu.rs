@@ -152,9 +152,9 @@ fn started_found_again_and_stopped() {
     assert!(matches!(events.event(LIMIT).map(|e| e.map(|e| e.kind())), Ok(Some(_)) | Err(_)));
     let driver = Qemu::default();
     let life = driver.life_cycle().expect("a life cycle");
-    let id = place.to_str().expect("text");
-    assert_eq!(life.state(id).expect("a state"), State::Off);
-    life.stop(id, Duration::ZERO).expect("stopping twice is no error");
+    assert_eq!(life.state(&place).expect("a state"), State::Off);
+    life.stop(&place).expect("stopping twice is no error");
+    assert!(life.shut_down(&place, Duration::ZERO).expect("one that is off is shut down"));
     // It can be started again as it was.
     let again = qemu::start(&place, &qemu::read_spec(&place).expect("a record")).expect("a machine");
     again.kill().expect("killing");

@@ -32,13 +32,17 @@ impl Gate {
     #[must_use]
     pub fn new(vm: &LiveVm) -> Self {
         let mut gate = Self { state: temp(), mount: temp(), daemon: None };
-        let text = format!("[[qemu]]\nname = \"web01\"\nqmp = {:?}\ntags = [\"gold\"]\n", vm.qmp());
+        let (state, mount) = (gate.state.path().join("s"), gate.mount.path());
+        let machine = format!("[[qemu]]\nname = \"web01\"\nqmp = {:?}\ntags = [\"gold\"]\n", vm.qmp());
+        let text = format!("state = {state:?}\nmount = {mount:?}\n{machine}");
         fs::write(gate.config(), text).expect("the configuration");
         gate.start();
         gate
     }
 
-    fn config(&self) -> PathBuf {
+    /// The configuration file.
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
         self.state.path().join("revenant.toml")
     }
 
@@ -49,20 +53,29 @@ impl Gate {
     /// When it does not start.
     pub fn start(&mut self) {
         let mut command = Command::new(program::path());
-        command.args(["serve", "--json", "--state"]).arg(self.state.path().join("s"));
-        command.arg("--config").arg(self.config()).arg("--mount").arg(self.mount.path());
+        command.args(["serve", "--json", "--config"]).arg(self.config());
         self.daemon = Some(Served::start(&mut command));
         wait("the mounted tree", || self.mount.path().join("backup").is_dir());
     }
 
-    /// Kills the daemon, as a crash would.
+    /// The command by which somebody else kills the daemon, as a crash would.
     ///
     /// # Panics
     ///
     /// When there is none.
-    pub fn kill(&mut self) {
-        let mut daemon = self.daemon.take().expect("a daemon");
-        daemon.end(rustix::process::Signal::KILL);
+    #[must_use]
+    pub fn kill_command(&self) -> String {
+        format!("kill -9 {}", self.daemon.as_ref().expect("a daemon").child.id())
+    }
+
+    /// Starts the daemon again that was killed.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start, or was not killed.
+    pub fn restart(&mut self) {
+        let _ended = self.daemon.take().expect("a daemon").wait();
+        self.start();
     }
 
     /// The folder of the machine.
@@ -82,17 +95,23 @@ impl Gate {
         entries.map(|e| e.expect("an entry").file_name().into_string().expect("text")).collect()
     }
 
-    fn words(&self) -> String {
-        let (config, state) = (self.config(), self.state.path().join("s"));
-        format!("{} --config {} --state {}", program::path().display(), config.display(), state.display())
+    /// Where the tree is mounted.
+    #[must_use]
+    pub fn mount(&self) -> &Path {
+        self.mount.path()
     }
 
     /// Runs `revenant backup` with `words`.
     #[must_use]
     pub fn run(&self, words: &[&str]) -> Run {
-        let mut command = Command::new(program::path());
-        command.arg("backup").args(words).arg("--config").arg(self.config());
-        command.arg("--state").arg(self.state.path().join("s"));
+        self.bare(&[&["backup"], words].concat())
+    }
+
+    /// Runs `revenant` with `words`.
+    #[must_use]
+    pub fn bare(&self, words: &[&str]) -> Run {
+        let mut command = program::bare(words);
+        command.env_remove("REVENANT_CONFIG").arg("--config").arg(self.config());
         run_within(&mut command, std::time::Duration::from_secs(60))
     }
 
@@ -107,10 +126,9 @@ impl Gate {
                 "RunScript {{ RunsWhen = {when}; RunsOnClient = yes; {more}FailJobOnError = yes; Command = \"{command}\" }}"
             )
         };
-        let words = self.words();
-        let [program, rest] = words.splitn(2, ' ').collect::<Vec<_>>()[..] else { panic!("{words}") };
-        let begin = format!("{program} backup begin qemu/web01 {rest} --level %l --job %j --parent '%S'");
-        let end = format!("{program} backup end qemu/web01 {rest} --job %j --status '%e'");
+        let program = format!("{} --config {}", program::path().display(), self.config().display());
+        let begin = format!("{program} backup begin qemu/web01 --level %l --job %j --parent '%S'");
+        let end = format!("{program} backup end qemu/web01 --job %j --status '%e'");
         let mut scripts = vec![script("Before", "", &begin)];
         scripts.extend(before.iter().map(|command| script("Before", "", command)));
         scripts.push(script("After", "RunsOnSuccess = yes; RunsOnFailure = yes; ", &end));

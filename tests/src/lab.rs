@@ -52,6 +52,19 @@ impl Lab {
         out.split_whitespace().next_back().and_then(|id| id.parse().ok()).expect("a job number")
     }
 
+    /// Runs a job, whatever comes of it; its number.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be run at all.
+    #[must_use]
+    pub fn backup_any(&self, job: &str, level: &str) -> u64 {
+        let out = self.run(&["backup", job, level, "--nowait"]);
+        let id = out.split_whitespace().next_back().and_then(|id| id.parse().ok()).expect("a job number");
+        self.run(&["wait", &u64::to_string(&id)]);
+        id
+    }
+
     /// Where the volumes of a job are.
     #[must_use]
     pub fn volumes(&self, job: &str) -> PathBuf {

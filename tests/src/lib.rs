@@ -10,6 +10,7 @@ pub mod compare;
 pub mod gate;
 pub mod guest;
 pub mod lab;
+pub mod libvirt;
 pub mod live_vm;
 pub mod mounted;
 pub mod parallel;

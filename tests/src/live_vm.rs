@@ -89,6 +89,19 @@ impl LiveVm {
         format!("bash {} write {} {offset} {len} 0x{byte:02x} {disk}", script.display(), self.folder.display())
     }
 
+    /// The command by which somebody else asks its monitor: it has no quotes.
+    ///
+    /// # Panics
+    ///
+    /// When no script can be written.
+    #[must_use]
+    pub fn ask_command(&self, command: &str) -> String {
+        let file = self.folder.join("ask.sh");
+        let text = format!("bash {} qmp {} '{command}'\n", script().display(), self.folder.display());
+        fs::write(&file, text).expect("a script");
+        format!("bash {}", file.display())
+    }
+
     /// What a monitor's command returns.
     ///
     /// # Panics

@@ -30,22 +30,18 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 pub struct Recovery {
     /// The folder with the volume `web01-0001`.
     pub volumes: TempDir,
-    /// The folder of sessions.
-    pub state: PathBuf,
+    /// The state's.
+    pub state: TempDir,
     /// What is kept.
     pub cache: TempDir,
-    own: Option<TempDir>,
     before: String,
 }
 
 impl Recovery {
-    /// With a state folder of its own.
+    /// With nothing in the state.
     #[must_use]
     pub fn new() -> Self {
-        let own = temp();
-        let mut recovery = Self::in_state(own.path());
-        recovery.own = Some(own);
-        recovery
+        Self::in_state(temp())
     }
 
     /// With that state folder.
@@ -54,10 +50,10 @@ impl Recovery {
     ///
     /// When the volume cannot be written.
     #[must_use]
-    pub fn in_state(state: &Path) -> Self {
+    pub fn in_state(state: TempDir) -> Self {
         let volumes = case::machine_volume();
         let before = compare::sha256(&volumes.path().join("web01-0001")).expect("the volume");
-        Self { volumes, state: state.to_owned(), cache: temp(), own: None, before }
+        Self { volumes, state, cache: temp(), before }
     }
 
     /// A command with the state folder.
@@ -65,7 +61,7 @@ impl Recovery {
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(program::path());
         command.arg("--volumes").arg(self.volumes.path()).arg("--cache").arg(self.cache.path());
-        command.args(words).arg("--state").arg(&self.state);
+        command.args(words).arg("--state").arg(self.state.path());
         command
     }
 
@@ -88,7 +84,7 @@ impl Recovery {
     #[must_use]
     pub fn daemon(&self) -> Served {
         let mut command = Command::new(program::path());
-        Served::start(command.args(["serve", "--json", "--state"]).arg(&self.state))
+        Served::start(command.args(["serve", "--json", "--state"]).arg(self.state.path()))
     }
 
     /// The sessions.
@@ -118,13 +114,59 @@ impl Recovery {
         }
     }
 
+    /// What is left in the folder of sessions.
+    #[must_use]
+    pub fn left(&self) -> Vec<PathBuf> {
+        entries(&self.state.path().join("sessions"))
+    }
+
+    /// The daemon is killed at each step of beginning a session by `begin`, and of ending one: the next daemon goes on,
+    /// everything can be stopped, and nothing is left. How many steps there were.
+    ///
+    /// # Panics
+    ///
+    /// When it is not so.
+    #[must_use]
+    pub fn daemon_is_killed_at_each_step(&self, begin: &[&str]) -> (usize, usize) {
+        let mut steps = 0;
+        loop {
+            let daemon = self.daemon();
+            let reached = at_step(self.command(begin), steps, || daemon.kill());
+            let _daemon = self.daemon();
+            for session in self.until(|all| all.iter().all(|s| s["served"] == true && s["state"] == "ready")) {
+                let _ = self.run(&["recover", "stop", session["id"].as_str().expect("a name")]).good();
+            }
+            assert_eq!((self.list(), self.left()), (Vec::new(), Vec::new()), "step {steps}");
+            if !reached {
+                break;
+            }
+            steps += 1;
+        }
+        let mut ends = 0;
+        loop {
+            let daemon = self.daemon();
+            let session = self.run(begin).json();
+            let id = session["id"].as_str().expect("a name");
+            let reached = at_step(self.command(&["recover", "stop", id]), ends, || daemon.kill());
+            let _daemon = self.daemon();
+            self.until(<[Value]>::is_empty);
+            assert_eq!(self.left(), Vec::<PathBuf>::new(), "step {ends}");
+            if !reached {
+                break;
+            }
+            ends += 1;
+        }
+        self.assert_unchanged();
+        (steps, ends)
+    }
+
     /// Asserts that there are no sessions and nothing of them; `what` says when.
     ///
     /// # Panics
     ///
     /// When there is.
     pub fn assert_nothing_left(&self, what: &str) {
-        let left = [entries(&self.state.join("sessions")), entries(&self.state.join("machines"))].concat();
+        let left = [self.left(), entries(&self.state.path().join("machines"))].concat();
         assert_eq!((self.list(), left), (Vec::new(), Vec::new()), "{what}");
     }
 
@@ -166,14 +208,23 @@ pub fn uri(session: &Value, disk: usize) -> String {
     session["disks"][disk]["uri"].as_str().expect("a URI").to_owned()
 }
 
-/// Runs commands of qemu-io on a disk.
+/// Runs commands of qemu-io on a disk of raw bytes.
 ///
 /// # Panics
 ///
-/// When they fail.
+/// When one fails.
 pub fn io(uri: &str, commands: &[&str]) {
+    io_as("raw", uri, commands);
+}
+
+/// Runs commands of qemu-io on an image.
+///
+/// # Panics
+///
+/// When one fails.
+pub fn io_as(format: &str, image: &str, commands: &[&str]) {
     let mut command = Command::new("qemu-io");
-    command.args(["-f", "raw", uri]);
+    command.args(["-f", format, image]);
     for line in commands {
         command.args(["-c", line]);
     }
@@ -366,4 +417,13 @@ impl Session {
         let (start, blocks) = self.said().last();
         self.writes(start, blocks + more);
     }
+}
+
+/// Runs commands of qemu-io in a running QEMU, as if its guest wrote: what comes back was acknowledged to the guest.
+///
+/// # Panics
+///
+/// When one fails.
+pub fn as_guest(session: &Value, disk: &str, commands: &[&str]) {
+    Session { value: session.clone() }.as_guest(disk, commands);
 }

@@ -327,7 +327,7 @@ impl Drop for Small {
 fn a_full_filesystem_is_a_pause() {
     let Some(writer) = writer("a full filesystem", MANY) else { return };
     let Some(small) = Small::new(16) else { return };
-    let recovery = Recovery::in_state(small.path());
+    let recovery = Recovery::in_state(tempfile::tempdir_in(small.path()).expect("a folder"));
     let _daemon = recovery.daemon();
     let session = recovery.on_qemu(&[]);
     let scratch = temp();

@@ -2,6 +2,7 @@
 //!
 //! A door knows [`node`]s and never providers; a provider knows where its nodes come from and no door.
 
+pub mod changed;
 pub mod diff;
 pub mod door;
 pub mod extract;

@@ -174,6 +174,61 @@ fn removed_files_and_shared_disks() {
     assert_eq!(store.files_used(), descriptor);
 }
 
+/// A container of a fixed layout over a disk that is written elsewhere, too: the disk's bytes are the same on both sides, what
+/// is around them is the file's own, and both are there when it is opened again.
+#[test]
+fn a_fixed_container_around_a_shared_disk() {
+    for (kind, at) in [(Kind::VhdxFixed, 4 << 20), (Kind::VhdFixed, 0)] {
+        let folder = tempfile::tempdir().unwrap();
+        let under = folder.path().join("shared.qcow2");
+        let options = overlay::Options::new("shared");
+        let mut shared = Arc::new(Overlay::create(&under, Arc::new(Base), &options).unwrap());
+        let open = |shared: &Arc<Overlay>| {
+            let device = Device::Writable(Arc::clone(shared) as Arc<dyn blockdev::WriteAt>);
+            let source = DiskSource { name: "disk0".to_owned(), identity: b"shared".to_vec(), device };
+            Datastore::open(&folder.path().join("store"), &[source], &Settings::new(kind)).unwrap()
+        };
+        let name = format!("disk0.{}", kind.extension());
+        let store = open(&shared);
+        let image = file(&store, &name);
+        let size = image.attributes().unwrap().size;
+        let before = {
+            let mut bytes = vec![0; size as usize];
+            assert_eq!(image.read_at(&mut bytes, 0).unwrap(), bytes.len());
+            bytes
+        };
+        assert!(before[at..at + LEN].iter().all(|&b| b == 0x55), "{kind}");
+        // Over both ends of the disk.
+        let end = at + LEN;
+        if at > 0 {
+            image.write_at(&[0xaa; 2000], at as u64 - 1000).unwrap();
+        }
+        image.write_at(&[0xbb; 600], end as u64 - 300).unwrap();
+        blockdev::WriteAt::write_at(shared.as_ref(), b"from elsewhere", 5000).unwrap();
+        let too_far = image.write_at(&[0], size).unwrap_err();
+        assert_eq!(too_far.kind(), ErrorKind::Invalid, "{too_far}");
+        image.sync().unwrap();
+        let mut disk = vec![0; LEN];
+        shared.read_at(&mut disk, 0).unwrap();
+        let mut wanted = vec![0x55; LEN];
+        wanted[..if at > 0 { 1000 } else { 0 }].fill(0xaa);
+        wanted[LEN - 300..].fill(0xbb);
+        wanted[5000..5014].copy_from_slice(b"from elsewhere");
+        assert!(disk == wanted, "{kind}");
+        drop((image, store));
+        Arc::try_unwrap(shared).ok().expect("nobody else has it").close().unwrap();
+        shared = Arc::new(Overlay::open(&under, Arc::new(Base), &options).unwrap());
+        let store = open(&shared);
+        let mut after = before;
+        after[at..end].copy_from_slice(&wanted);
+        after[at.saturating_sub(1000)..at].fill(0xaa);
+        after[end..end + 300].fill(0xbb);
+        let mut bytes = vec![0; size as usize];
+        file(&store, &name).read_at(&mut bytes, 0).unwrap();
+        assert!(bytes == after, "{kind}");
+    }
+}
+
 /// What programs do with files, through the kernel; and again after the mount and the datastore were opened anew.
 #[test]
 fn mounted_and_written() {

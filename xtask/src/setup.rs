@@ -13,7 +13,7 @@ use anyhow::Result;
 use crate::cmd;
 
 /// Debian packages, and what goes without them.
-const PACKAGES: [(&str, &str); 39] = [
+const PACKAGES: [(&str, &str); 41] = [
     ("fuse3", "mounting"),
     ("rsync", "reading a mount with rsync"),
     ("acl", "comparing ACLs"),
@@ -24,7 +24,9 @@ const PACKAGES: [(&str, &str); 39] = [
     ("mariadb-server", "MariaDB catalogs"),
     ("qemu-utils", "judging disk images by qemu-img"),
     ("qemu-system-x86", "booting machines"),
+    ("qemu-block-extra", "machines over iSCSI and NFS"),
     ("ovmf", "booting machines by UEFI"),
+    ("libvirt-daemon-system", "machines of libvirt"),
     ("grub-pc-bin", "a guest that boots by BIOS"),
     ("grub-efi-amd64-bin", "a guest that boots by UEFI"),
     ("7zip", "judging disk images by 7z"),

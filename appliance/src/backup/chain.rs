@@ -1,14 +1,15 @@
 //! Which files a job has, their names and their times.
 //!
 //! Bacula decides by a file's times alone whether a job takes it: its File daemon takes what has changed at or after the
-//! start of the job that this one is based on (`findlib/find_one.c`). A file's times never change, because accurate mode
-//! compares them. So the files of a point have a time at which its parent's job had started and its own had not: the
-//! moment in which its parent's point was begun.
+//! start of the job that this one is based on (`findlib/find_one.c`). That start is written down when the scripts before the
+//! job have ended (`dird/backup.c`), so after the point was made. A file's times never change, because accurate mode
+//! compares them. So the files of a point have a time at which its parent's job had started and its own had not: the moment
+//! in which its parent's was delivered.
 //!
 //! ```text
-//! parent's job starts   parent's point    parent's job ends      this job starts   this point     next job starts
-//!         |-------------------*-------------------|                     |--------------*--------|         |----
-//!                             ^ times of this point's files
+//! parent's point   parent's job starts   delivered      this point   this job starts   delivered     next job starts
+//!        *-----------------|-----------------*               *-------------|--------------*                  |----
+//!                                            ^ times of this point's files
 //! ```
 //!
 //! This job takes them, since that is after its parent's start; all later ones pass them over, since it is before this
@@ -88,8 +89,9 @@ pub fn plan(chain: &Chain, disks: &[LiveDisk], level: Level, parent: Option<&str
         PlannedDisk { disk: disk.clone(), base, since, known: known.map(|point| point.number) }
     };
     let time = match based_on {
-        Some(point) => point.begun,
-        None => named_time(job).filter(|time| *time <= now).unwrap_or(now - WEEK),
+        Some(point) => point.ended,
+        // A Full takes everything.
+        None => named_time(job).filter(|time| *time <= now).map_or(now - WEEK, |time| time - 1),
     };
     Plan {
         level: if based_on.is_some() { level } else { Level::Full },
@@ -170,7 +172,7 @@ mod tests {
         LiveDisk { name: name.to_owned(), size: 1 << 30, place: format!("/vm/{name}.qcow2") }
     }
 
-    /// A chain with points of these levels and parents, each begun at 1000 times its number.
+    /// A chain with points of these levels and parents, each delivered at 1000 times its number.
     fn chain(points: &[(Level, Option<u64>)]) -> Chain {
         let mut chain = Chain::new("qemu", "web01");
         for (number, (level, parent)) in (1..).zip(points) {
@@ -188,7 +190,8 @@ mod tests {
                 job: format!("job{number}"),
                 level: *level,
                 parent: *parent,
-                begun: 1000 * i64::try_from(number).expect("small"),
+                begun: 0,
+                ended: 1000 * i64::try_from(number).expect("small"),
                 time: 0,
                 disks: vec![member],
                 texts: Vec::new(),

@@ -273,19 +273,35 @@ impl DiskDigests {
 
     /// Takes the digests of the clusters in `bytes`, which were read from `offset` on, as far as they are whole.
     fn take(&self, bytes: &[u8], offset: u64) -> Result<()> {
-        let Some(known) = &self.known else { return Ok(()) };
         let first = offset.div_ceil(CLUSTER);
         let skipped = usize::try_from(first * CLUSTER - offset).unwrap_or(usize::MAX);
         let is_end = offset + bytes.len() as u64 >= self.size;
         let clusters = bytes.get(skipped..).unwrap_or_default().chunks(CLUSTER as usize);
         for (cluster, content) in (first..).zip(clusters) {
             let is_whole = content.len() as u64 == CLUSTER || is_end;
-            let Some(rank) = self.rank(cluster).filter(|rank| is_whole && !self.is_known(*rank)) else { continue };
-            let written = self.file.write_all_at(&digest(content), self.at + rank * DIGEST);
-            written.map_err(|e| Error::io("cannot write a file of digests", e))?;
-            if let Some(word) = known.lock().get_mut((rank / 64) as usize) {
-                *word |= 1 << (rank % 64);
+            if is_whole && self.rank(cluster).is_some_and(|rank| !self.is_known(rank)) {
+                self.set(cluster, &digest(content))?;
             }
+        }
+        Ok(())
+    }
+
+    /// Notes that `cluster` is zeros.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be written.
+    pub fn is_zeros(&self, cluster: u64) -> Result<()> {
+        self.set(cluster, &of_zeros())
+    }
+
+    fn set(&self, cluster: u64, digest: &Digest) -> Result<()> {
+        let Some(known) = &self.known else { return Ok(()) };
+        let Some(rank) = self.rank(cluster).filter(|rank| !self.is_known(*rank)) else { return Ok(()) };
+        let written = self.file.write_all_at(digest, self.at + rank * DIGEST);
+        written.map_err(|e| Error::io("cannot write a file of digests", e))?;
+        if let Some(word) = known.lock().get_mut((rank / 64) as usize) {
+            *word |= 1 << (rank % 64);
         }
         Ok(())
     }

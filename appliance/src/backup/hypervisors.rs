@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use blockdev::{Error, Result};
 use hv_drivers::{
-    driver::{Driver, Inventory, Tracking},
+    driver::{Driver, Inventory, Listed, Tracking},
     qemu::attached::AttachedQemu,
 };
 
+use super::runs::List;
 use crate::{cli::Sources, config};
 
 /// All of them, by the names that they have in the tree.
@@ -35,6 +36,22 @@ pub fn one(sources: &Sources, name: &str) -> Result<Arc<dyn Driver>> {
         )),
         None => Err(Error::not_found(format!("no hypervisor {name} is configured; there are: {}", known.join(", ")))),
     }
+}
+
+/// The machines that `list` means, and their hypervisors.
+///
+/// # Errors
+///
+/// When a hypervisor does not answer.
+pub fn listed(sources: &Sources, list: &List) -> Result<Vec<(String, Listed)>> {
+    let mut found = Vec::new();
+    for (hypervisor, driver) in all(sources)? {
+        if list.on.as_ref().is_none_or(|on| *on == hypervisor) {
+            let machines = inventory(driver.as_ref())?.machines()?;
+            found.extend(machines.into_iter().filter(|m| list.has(&hypervisor, m)).map(|m| (hypervisor.clone(), m)));
+        }
+    }
+    Ok(found)
 }
 
 pub fn inventory(driver: &dyn Driver) -> Result<&dyn Inventory> {

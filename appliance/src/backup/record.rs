@@ -47,6 +47,9 @@ pub struct Chain {
     pub last: u64,
     /// Points that later jobs can be based on, oldest first.
     pub points: Vec<Point>,
+    /// The job that was begun last, whatever came of it.
+    #[serde(default)]
+    pub last_job: String,
     /// The job that is running.
     pub run: Option<Run>,
     /// Disks of which no delta is believed any more, and why: the next job takes them whole.
@@ -86,6 +89,8 @@ pub struct Point {
     pub parent: Option<u64>,
     /// When it was begun, in seconds since 1970.
     pub begun: i64,
+    /// When all of it was delivered; 0 until then.
+    pub ended: i64,
     /// The times of its files.
     pub time: i64,
     pub disks: Vec<Member>,
@@ -132,6 +137,7 @@ impl Chain {
             machine: machine.to_owned(),
             last: 0,
             points: Vec::new(),
+            last_job: String::new(),
             run: None,
             distrusted: BTreeMap::new(),
         }

@@ -11,10 +11,15 @@ use blockdev::{
     BlockDevice, ExtentKind, ReadAt, Result,
     containers::{self, Backing, Kind},
     images::Format,
-    layers::Ahead,
+    layers::{Ahead, Cached},
+    origin::Identified,
 };
 use hv_drivers::driver::{Changed, PointDisk};
 use parking_lot::Mutex;
+use vfs::{
+    changed::{self, Found},
+    node::Node,
+};
 
 use super::{
     chain::Plan,
@@ -237,7 +242,14 @@ impl Run {
         for disk in &self.disks {
             let missing: Vec<u64> = disk.digests.missing().collect();
             for cluster in missing {
-                read_cluster(disk.device.as_ref(), cluster)?;
+                // What the guest has discarded is not in the file, and not worth being read.
+                let end = ((cluster + 1) * CLUSTER).min(disk.device.size());
+                match disk.device.extent_at(cluster * CLUSTER)? {
+                    Some(extent) if extent.kind == ExtentKind::Hole && extent.range.end >= end => {
+                        disk.digests.is_zeros(cluster)?;
+                    }
+                    _ => drop(read_cluster(disk.device.as_ref(), cluster)?),
+                }
             }
             disk.digests.sync()?;
         }
@@ -267,6 +279,28 @@ impl Run {
             });
         }
         Ok(proven)
+    }
+
+    /// The files of the guest that make up most of the change, out of its disks.
+    pub fn top_changes(&self, most: usize) -> Found {
+        /// How long it may be looked for them, and what of a disk is kept meanwhile, in bytes.
+        const PATIENCE: Duration = Duration::from_secs(10);
+        const KEPT: u64 = 32 << 20;
+        let disk = |(number, disk): (u64, &Disk)| {
+            let cached = Cached::new(Arc::clone(&disk.device), 64 << 10, KEPT).ok()?;
+            Some((disk.name.clone(), Arc::new(Identified::new(cached, number)) as Arc<dyn ReadAt>))
+        };
+        let disks = (0..).zip(&self.disks).filter_map(disk).collect();
+        let Node::Dir(files) = vfs::providers::guest_files(disks, &Arc::default()) else { return Found::default() };
+        let within = |disk: u64, offset: u64, len: u64| {
+            let disk = usize::try_from(disk).ok().and_then(|n| self.disks.get(n));
+            let Some(changed) = disk.and_then(|disk| disk.changed.as_deref()) else { return 0 };
+            let end = offset.saturating_add(len);
+            let first = changed.partition_point(|run| run.end * CLUSTER <= offset);
+            let runs = changed.iter().skip(first).take_while(|run| run.start * CLUSTER < end);
+            runs.map(|run| (run.end * CLUSTER).min(end) - (run.start * CLUSTER).max(offset)).sum()
+        };
+        changed::files(files.as_ref(), &within, most, PATIENCE)
     }
 
     /// Bytes of disks that the tracker says have changed; `None` where a disk is taken whole.

@@ -27,7 +27,7 @@ pub enum BackupAction {
     /// Show machines with their backups, and those that are running
     Status,
     /// List machines: their folders in the tree, one a line
-    List(Selection),
+    List(ListOptions),
 }
 
 /// A job that begins.
@@ -56,9 +56,9 @@ pub struct BeginOptions {
 /// A job that ends.
 #[derive(Debug, Args)]
 pub struct EndOptions {
-    /// The machine
+    /// The machine [default: all that this job has]
     #[arg(value_name = "HYPERVISOR/MACHINE")]
-    pub machine: String,
+    pub machine: Option<String>,
     /// Bacula's unique name of the job: %j
     #[arg(long, value_name = "NAME")]
     pub job: String,
@@ -67,8 +67,49 @@ pub struct EndOptions {
     pub status: String,
 }
 
-/// Which machines.
+/// Machines, and a job of all of them.
 #[derive(Debug, Args)]
+pub struct ListOptions {
+    #[command(flatten)]
+    pub selection: Selection,
+    /// Begin each: for a file set of many machines, `File = "\\|revenant backup list --begin ..."`
+    #[arg(long, requires_all = ["level", "job"])]
+    pub begin: bool,
+    /// Bacula's level: %l
+    #[arg(long, value_enum, ignore_case = true)]
+    pub level: Option<Level>,
+    /// Bacula's unique name of the job: %j
+    #[arg(long, value_name = "NAME")]
+    pub job: Option<String>,
+    /// Bacula's name of the job that this one is based on: '%S', in quotes
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pub parent: String,
+}
+
+/// Jobs for the Director.
+#[derive(Debug, Args)]
+pub struct BaculaConfig {
+    #[command(flatten)]
+    pub selection: Selection,
+    /// Bacula's client of this host
+    #[arg(long, value_name = "NAME")]
+    pub client: String,
+    /// The JobDefs that have storage, pool, schedule and messages
+    #[arg(long, value_name = "NAME")]
+    pub job_defs: String,
+    /// What the names of jobs begin with
+    #[arg(long, value_name = "TEXT", default_value = "vm-")]
+    pub prefix: String,
+    /// Where the daemon mounts the tree [default: `mount` of the configuration file]
+    #[arg(long, value_name = "FOLDER")]
+    pub mount: Option<PathBuf>,
+    /// This program and its options, as the File daemon finds it
+    #[arg(long, value_name = "COMMAND", default_value = "/usr/bin/revenant")]
+    pub program: String,
+}
+
+/// Which machines: all of these have to be true.
+#[derive(Debug, Clone, Args)]
 pub struct Selection {
     /// Only those of this hypervisor
     #[arg(long, value_name = "HYPERVISOR")]

@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use serde::{Deserialize, Serialize};
 
-pub use backup::{Backup, BackupAction};
+pub use backup::{Backup, BackupAction, BaculaConfig, ListOptions, Selection};
 pub use boot::{Accelerator, BootOptions};
 pub use export::{DatastoreOptions, IscsiOptions, NbdOptions, NfsOptions, Protocol, SmbOptions};
 pub use recover::{Recover, RecoverAction, RecoverStart};
@@ -232,12 +232,22 @@ pub enum Command {
         /// End when there has been no recovery for so long
         #[arg(long, value_name = "SECONDS")]
         until_idle: Option<u64>,
-        /// Mount the tree here: what File daemons read backups of running machines from
+        /// Mount the tree here: what File daemons read backups of running machines from [default: `mount` of the
+        /// configuration file]
         #[arg(long, value_name = "FOLDER")]
         mount: Option<PathBuf>,
     },
     /// Back up running machines: around a Bacula job that reads `backup/HYPERVISOR/MACHINE` of the mounted tree
     Backup(Backup),
+    /// Print jobs and file sets of running machines for Bacula's Director: `@|"revenant bacula-config ..."`
+    BaculaConfig(BaculaConfig),
+    /// Look whether everything is there that backups and recoveries need, and say how to mend what is not. Exit code: 0 it
+    /// is, 1 something is missing
+    Doctor {
+        /// Folder of the daemon's state
+        #[arg(long, value_name = "DIR", env = "REVENANT_STATE")]
+        state: Option<PathBuf>,
+    },
     /// Print a script that completes commands in a shell
     Completions {
         /// The shell
@@ -376,6 +386,8 @@ impl Cli {
             }
             Command::Serve { .. }
             | Command::Backup(_)
+            | Command::BaculaConfig(_)
+            | Command::Doctor { .. }
             | Command::Jobs
             | Command::Completions { .. }
             | Command::Man { .. } => {}

@@ -5,11 +5,15 @@ use std::path::PathBuf;
 use blockdev::{Error, Result};
 use clap::{Args, Subcommand};
 use hv_drivers::{
+    libvirt,
     machine::Firmware,
-    qemu::{Forward, Network, Settings},
+    settings::{Forward, Network, Settings},
 };
 
-use crate::{guest_fix, recovery::record::Door};
+use crate::{
+    guest_fix,
+    recovery::record::{DiskFormat, Door, Hypervisor},
+};
 
 /// What to recover, or what to do with a recovery.
 #[derive(Debug, Args)]
@@ -30,9 +34,10 @@ pub struct RecoverStart {
     /// Machine, its newest point or the one whose time begins so; or a point in the tree (machines/..., images/...)
     #[arg(value_name = "MACHINE[@TIME]")]
     pub target: Option<String>,
-    /// Who runs the machine: nobody (its disks are only served), or QEMU on this host
-    #[arg(long = "on", value_enum, value_name = "HYPERVISOR", default_value = "none")]
-    pub hypervisor: Hypervisor,
+    /// Who runs the machine: `none` (its disks are only served), `qemu` on this host, or `libvirt` (qemu:///system, or
+    /// another by `libvirt:URI`)
+    #[arg(long = "on", value_name = "HYPERVISOR", default_value = "none", value_parser = runner)]
+    pub runner: Runner,
     /// Its network: `isolated` (it reaches nobody), `nat`, `none`, or `bridge:NAME` of this host
     #[arg(long, value_name = "NETWORK", default_value = "isolated", value_parser = network, help_heading = "Machine")]
     pub network: Network,
@@ -54,6 +59,15 @@ pub struct RecoverStart {
     /// Protocol by which the disks are served
     #[arg(long, value_enum, value_name = "PROTOCOL", default_value = "nbd")]
     pub through: Door,
+    /// What disks look like by NFS and SMB [default: vmdk by NFS, vhdx by SMB]
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub format: Option<DiskFormat>,
+    /// By SMB: the only user who may connect, one of this machine [default: everybody who reaches the address]
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
+    /// File whose first line is that user's password for the share [default: REVENANT_SMB_PASSWORD]
+    #[arg(long, value_name = "FILE", requires = "user")]
+    pub password_file: Option<PathBuf>,
     /// Serve at ADDRESS:PORT [default: NBD at a socket of this machine, others at a free port of the loopback]
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<String>,
@@ -76,24 +90,22 @@ pub struct RecoverStart {
 }
 
 /// Who runs a recovered machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Hypervisor {
-    /// Nobody: its disks are served
-    None,
-    /// QEMU on this host, by KVM where that works
-    Qemu,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Runner {
+    /// Nobody: its disks are served.
+    Nobody,
+    /// A hypervisor that is driven from here.
+    Driven(Hypervisor),
 }
 
 impl RecoverStart {
-    /// How QEMU runs the machine; `None` if it does not.
+    /// Who runs the machine, and how; `None` if nobody does here.
     ///
     /// # Errors
     ///
     /// When a network that leads nowhere is to have ports led into it.
-    pub fn qemu(&self) -> Result<Option<Settings>> {
-        if self.hypervisor == Hypervisor::None {
-            return Ok(None);
-        }
+    pub fn run(&self) -> Result<Option<(Hypervisor, Settings)>> {
+        let Runner::Driven(hypervisor) = &self.runner else { return Ok(None) };
         let network = match (&self.network, self.forward.is_empty()) {
             (network, true) => network.clone(),
             (Network::Isolated(_), false) => Network::Isolated(self.forward.clone()),
@@ -102,13 +114,24 @@ impl RecoverStart {
                 return Err(Error::invalid("--forward leads into an isolated or a NAT network only"));
             }
         };
-        Ok(Some(Settings {
+        let settings = Settings {
             network,
             keep_macs: self.keep_macs,
             memory_mib: self.memory,
             cpus: self.cpus,
             ..Settings::default()
-        }))
+        };
+        Ok(Some((hypervisor.clone(), settings)))
+    }
+}
+
+fn runner(text: &str) -> std::result::Result<Runner, String> {
+    match (text, text.strip_prefix("libvirt:")) {
+        ("none", _) => Ok(Runner::Nobody),
+        ("qemu", _) => Ok(Runner::Driven(Hypervisor::Qemu)),
+        ("libvirt", _) => Ok(Runner::Driven(Hypervisor::Libvirt(libvirt::SYSTEM.to_owned()))),
+        (_, Some(uri)) => Ok(Runner::Driven(Hypervisor::Libvirt(uri.to_owned()))),
+        _ => Err("it is `none`, `qemu`, `libvirt` or `libvirt:URI`".to_owned()),
     }
 }
 
@@ -135,7 +158,11 @@ fn forward(text: &str) -> std::result::Result<Forward, String> {
 #[derive(Debug, Subcommand)]
 pub enum RecoverAction {
     /// List recoveries
-    List,
+    List {
+        /// And machines that were recovered and have disks of their own now
+        #[arg(long)]
+        all: bool,
+    },
     /// Show one
     Show {
         /// Its name
@@ -150,6 +177,9 @@ pub enum RecoverAction {
     Stop {
         /// Its name
         id: String,
+        /// Ask its guest to shut down first, and give it so many seconds; a machine that has moved is only asked
+        #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "120")]
+        shutdown: Option<u64>,
     },
     /// Move the disks of its machine, while that runs, to files that stay; compare them, and end the recovery
     Migrate {
@@ -169,6 +199,11 @@ pub enum RecoverAction {
         /// Bytes [default: as many as there are]
         #[arg(value_name = "BYTES")]
         bytes: Option<u64>,
+    },
+    /// Take a machine that has moved off the list; it stays as it is
+    Forget {
+        /// Its name
+        id: String,
     },
     /// Give one more time
     Renew {

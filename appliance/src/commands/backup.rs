@@ -1,19 +1,22 @@
 //! `revenant backup`: what Bacula's RunScripts call. What it prints is in the job's log: short lines, the machine first.
 
-use std::io::Write;
+use std::{io::Write, path::Path};
 
 use blockdev::Result;
 use serde_json::Value;
 
 use crate::{
-    backup::runs::{self, Begin, End, List},
-    cli::{Backup, BackupAction, Cli},
+    backup::{
+        record::Level,
+        runs::{self, Begin, End, List},
+    },
+    cli::{Backup, BackupAction, Cli, ListOptions, Selection},
     daemon::{self, client},
     output::{self, size},
 };
 
 pub fn run(cli: &Cli, backup: &Backup) -> Result<u8> {
-    let folder = backup.state.clone().unwrap_or_else(daemon::default_folder);
+    let folder = daemon::folder(&cli.sources, backup.state.as_deref())?;
     // A line at a time: Bacula reads along.
     let line = |text: &str| {
         if !cli.sources.json {
@@ -33,12 +36,11 @@ pub fn run(cli: &Cli, backup: &Backup) -> Result<u8> {
             runs::Request::End(End { machine: end.machine.clone(), job: end.job.clone(), status: end.status.clone() })
         }
         BackupAction::Status => runs::Request::Status,
-        BackupAction::List(selection) => runs::Request::List(List {
-            on: selection.on.clone(),
-            tags: selection.tag.clone(),
-            like: selection.like.clone(),
-        }),
+        BackupAction::List(options) => runs::Request::List(List::from(&options.selection)),
     };
+    if let BackupAction::List(ListOptions { begin: true, level: Some(level), job: Some(job), .. }) = &backup.action {
+        return begin_all(&folder, &backup.action, *level, job);
+    }
     let told = client::ask_running(&folder, &client::Request::Backup(request), &line)?;
     let mut out = output::stdout();
     let written = match &backup.action {
@@ -50,6 +52,45 @@ pub fn run(cli: &Cli, backup: &Backup) -> Result<u8> {
         }
         BackupAction::Begin(_) | BackupAction::End(_) => Ok(()),
     };
+    output::written(written.and_then(|()| out.flush()))?;
+    Ok(0)
+}
+
+impl From<&Selection> for List {
+    fn from(selection: &Selection) -> Self {
+        Self { on: selection.on.clone(), tags: selection.tag.clone(), like: selection.like.clone() }
+    }
+}
+
+/// Begins all machines of a list and prints their folders, for a file set that asks a program. If one cannot be begun none
+/// is, and the job fails.
+///
+/// Bacula takes each line on standard output or standard error for a file. So what is to be said has no place in its log; the
+/// daemon's log has it.
+fn begin_all(folder: &Path, action: &BackupAction, level: Level, job: &str) -> Result<u8> {
+    let BackupAction::List(options) = action else { return Ok(2) };
+    let ask = |request| client::ask_running(folder, &client::Request::Backup(request), &|_| ());
+    let listed = ask(runs::Request::List(List::from(&options.selection)))?;
+    let mut folders = Vec::new();
+    for machine in listed.as_array().into_iter().flatten() {
+        let begin = Begin {
+            machine: machine["machine"].as_str().unwrap_or_default().to_owned(),
+            level,
+            job: job.to_owned(),
+            parent: Some(options.parent.clone()).filter(|parent| !parent.is_empty()),
+            quiesce: true,
+            exclude: Vec::new(),
+        };
+        if let Err(e) = ask(runs::Request::Begin(begin)) {
+            // Those that were begun are taken back: Bacula runs no script after a job that fails here.
+            let end = End { machine: None, job: job.to_owned(), status: "Fatal Error".to_owned() };
+            let _ = ask(runs::Request::End(end));
+            return Err(e);
+        }
+        folders.extend(machine["folder"].as_str().map(str::to_owned));
+    }
+    let mut out = output::stdout();
+    let written = folders.iter().try_for_each(|folder| writeln!(out, "{folder}"));
     output::written(written.and_then(|()| out.flush()))?;
     Ok(0)
 }

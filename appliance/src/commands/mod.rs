@@ -1,9 +1,11 @@
 //! The commands, one module each.
 
 mod backup;
+mod bacula_config;
 mod cat;
 mod convert;
 mod diff;
+mod doctor;
 mod export;
 mod extract;
 pub mod inspect;
@@ -80,6 +82,8 @@ pub fn run(cli: &Cli) -> Result<u8> {
         Command::Recover(recover) => recover::run(cli, recover),
         Command::Serve { state, until_idle, mount } => serve::run(cli, state.as_deref(), *until_idle, mount.as_deref()),
         Command::Backup(backup) => backup::run(cli, backup),
+        Command::BaculaConfig(config) => bacula_config::run(cli, config),
+        Command::Doctor { state } => doctor::run(cli, state.as_deref()),
     }
 }
 

@@ -15,11 +15,12 @@ use crate::{
         client::{self, Request},
     },
     output::{self, size},
-    recovery::{quote, sessions::Wish},
+    recovery::{doors::datastore, quote, record::Door, sessions::Wish},
+    smb,
 };
 
 pub fn run(cli: &Cli, recover: &Recover) -> Result<u8> {
-    let folder = recover.state.clone().unwrap_or_else(daemon::default_folder);
+    let folder = daemon::folder(&cli.sources, recover.state.as_deref())?;
     let step = |step: &str| {
         if !cli.sources.quiet && !cli.sources.json {
             output::note(step);
@@ -28,12 +29,27 @@ pub fn run(cli: &Cli, recover: &Recover) -> Result<u8> {
     let ask = |request: Request| client::ask(&folder, &request, &step);
     match &recover.action {
         None if recover.start.quote => return tell_quote(cli, &recover.start),
-        None => tell(cli, &ask(Request::Recover(Box::new(wish(cli, &recover.start)?)))?),
-        Some(RecoverAction::List) => tell(cli, &ask(Request::List)?),
-        Some(RecoverAction::Show { id }) => tell(cli, &ask(Request::Show { id: id.clone() })?),
+        None => {
+            let session = ask(Request::Recover(Box::new(wish(cli, &recover.start)?)))?;
+            if let Some(warning) = session["warning"].as_str() {
+                output::note(&format!("warning: {warning}"));
+            }
+            tell(cli, &session)
+        }
+        Some(RecoverAction::List { all }) => tell(cli, &ask(Request::List { all: *all })?),
+        Some(RecoverAction::Show { id }) => show(cli, &ask(Request::Show { id: id.clone() })?),
+        Some(RecoverAction::Stop { id, shutdown }) => {
+            ask(Request::Stop { id: id.clone(), shutdown: *shutdown }).map(drop)
+        }
+        Some(RecoverAction::Forget { id }) => {
+            let forgotten = ask(Request::Forget { id: id.clone() })?;
+            if let Some(left) = forgotten["left"].as_str() {
+                output::note(&format!("its machine runs on; its console and monitor stay in {left}"));
+            }
+            Ok(())
+        }
         Some(RecoverAction::Start { id }) => tell(cli, &ask(Request::Start { id: id.clone() })?),
         Some(RecoverAction::Quota { id, bytes }) => tell(cli, &ask(Request::Quota { id: id.clone(), bytes: *bytes })?),
-        Some(RecoverAction::Stop { id }) => ask(Request::Stop { id: id.clone() }).map(drop),
         Some(RecoverAction::Migrate { id, to, format }) => {
             let folder = std::path::absolute(to).map_err(|e| Error::io(format!("cannot find {}", to.display()), e))?;
             let format = if format == "raw" { FileFormat::Raw } else { FileFormat::Qcow2 };
@@ -58,11 +74,14 @@ fn moved(cli: &Cli, moved: &Value) -> Result<()> {
     }
     output::written(out.flush())?;
     let machine = &moved["machine"];
+    let told = |key: &str| machine[key].as_str().unwrap_or("none");
+    let what = machine["domain"]
+        .as_str()
+        .map_or_else(|| format!("process {}", machine["pid"]), |domain| format!("libvirt's domain {domain}"));
     output::note(&format!(
-        "the machine runs on, process {}; its console is {}, its screen {} (VNC)",
-        machine["pid"],
-        machine["console"].as_str().unwrap_or_default(),
-        machine["vnc"].as_str().unwrap_or_default(),
+        "the machine runs on, {what}; its console is {}, its screen {} (VNC)",
+        told("console"),
+        told("vnc")
     ));
     Ok(())
 }
@@ -74,14 +93,20 @@ fn target(start: &RecoverStart) -> Result<&str> {
 }
 
 fn wish(cli: &Cli, start: &RecoverStart) -> Result<Wish> {
+    if start.user.is_some() && start.through != Door::Smb {
+        return Err(Error::invalid("--user is for shares: by --through smb"));
+    }
+    datastore::kind(start.through, start.format)?;
     Ok(Wish {
         target: target(start)?.to_owned(),
         sources: absolute(&cli.sources)?,
         door: start.through,
+        format: start.format,
+        login: smb::login(start.user.as_deref(), start.password_file.as_deref())?,
         listen: start.listen.clone(),
         allow: start.allow.clone(),
         quota: start.overlay_quota,
-        qemu: start.qemu()?,
+        run: start.run()?,
         firmware: start.firmware,
         fix: start.fix_guest,
         lease: start.lease.map(|minutes| minutes.saturating_mul(60)),
@@ -163,11 +188,42 @@ fn tell(cli: &Cli, told: &Value) -> Result<()> {
     Ok(())
 }
 
+/// One session, and how to get at its machine.
+fn show(cli: &Cli, session: &Value) -> Result<()> {
+    tell(cli, session)?;
+    let machine = &session["machine_state"];
+    if cli.sources.json || machine.is_null() {
+        return Ok(());
+    }
+    let mut lines = String::new();
+    for (name, key) in [
+        ("machine", "state"),
+        ("process", "pid"),
+        ("domain", "domain"),
+        ("console", "console"),
+        ("console log", "console_log"),
+        ("screen (VNC)", "vnc"),
+        ("monitor (QMP)", "qmp"),
+    ] {
+        match &machine[key] {
+            Value::Null => {}
+            Value::String(text) => lines.push_str(&format!("{name:<14} {text}\n")),
+            other => lines.push_str(&format!("{name:<14} {other}\n")),
+        }
+    }
+    let mut out = output::stdout();
+    output::written(write!(out, "{lines}").and_then(|()| out.flush()))
+}
+
 fn row(session: &Value) -> Vec<String> {
     let text = |key: &str| session[key].as_str().unwrap_or_default().to_owned();
     let bytes = |key: &str| size(session[key].as_u64().unwrap_or_default());
-    let disks = session["disks"].as_array().into_iter().flatten();
-    let uris: Vec<_> = disks.filter_map(|disk| disk["uri"].as_str()).collect();
+    let all = |list: &str, key: &str| -> Vec<String> {
+        let entries = session[list].as_array().into_iter().flatten();
+        entries.filter_map(|disk| disk[key].as_str().map(str::to_owned)).collect()
+    };
+    // Those that have moved are where they were moved to.
+    let places = [all("disks", "uri"), all("moved_to", "path")].concat();
     vec![
         text("id"),
         text("state"),
@@ -176,7 +232,7 @@ fn row(session: &Value) -> Vec<String> {
         bytes("bytes_written"),
         bytes("overlay_bytes"),
         text("point"),
-        uris.join(" "),
+        places.join(" "),
     ]
 }
 

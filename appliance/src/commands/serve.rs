@@ -10,7 +10,7 @@ use crate::{cli::Cli, daemon, output};
 
 pub fn run(cli: &Cli, state: Option<&Path>, until_idle: Option<u64>, mount: Option<&Path>) -> Result<u8> {
     let end = cancel_flag()?;
-    let folder = state.map_or_else(daemon::default_folder, Path::to_owned);
+    let folder = daemon::folder(&cli.sources, state)?;
     let ready = |folder: &Path| {
         let text = if cli.sources.json {
             json!({ "state": folder }).to_string()
@@ -20,6 +20,8 @@ pub fn run(cli: &Cli, state: Option<&Path>, until_idle: Option<u64>, mount: Opti
         let mut out = output::stdout();
         output::written(writeln!(out, "{text}").and_then(|()| out.flush()))
     };
+    let configured = crate::config::mount(&cli.sources)?;
+    let mount = mount.or(configured.as_deref());
     let idle = until_idle.map(Duration::from_secs);
     daemon::run(&daemon::Options { folder: &folder, idle, mount, sources: &cli.sources }, &end, &ready)?;
     Ok(0)

@@ -1,7 +1,7 @@
 //! The daemon's socket of commands: a line of JSON for a request, lines of JSON for what comes of it.
 //!
 //! ```text
-//! → {"stop": {"id": "web01-1"}}
+//! → {"stop": {"id": "web01-1", "shutdown": null}}
 //! ← {"step": "door"}
 //! ← {"step": "overlays"}
 //! ← {"done": null}            or {"error": {"kind": "NotFound", "message": "..."}}
@@ -47,16 +47,18 @@ pub enum Request {
     Ping,
     /// Begin a session.
     Recover(Box<Wish>),
-    /// All sessions.
-    List,
+    /// All sessions; with `all` machines, too, that have moved.
+    List { all: bool },
     /// One.
     Show { id: String },
     /// Start the machine of one again.
     Start { id: String },
     /// Let its overlays take `bytes` each, or as much as there is.
     Quota { id: String, bytes: Option<u64> },
-    /// End one.
-    Stop { id: String },
+    /// End one; with `shutdown` its guest is asked first, and has so many seconds.
+    Stop { id: String, shutdown: Option<u64> },
+    /// Take a machine that has moved off the list.
+    Forget { id: String },
     /// Move the disks of its machine into files of `folder`.
     Migrate { id: String, folder: PathBuf, format: FileFormat },
     /// Give one `seconds` from now, or no end.
@@ -169,11 +171,14 @@ fn run(request: Request, answering: &Answering, step: &dyn Fn(&str)) -> Result<V
     match request {
         Request::Ping => Ok(Value::Null),
         Request::Recover(wish) => sessions.start(&wish, step),
-        Request::List => sessions.list(),
+        Request::List { all } => sessions.list(all),
         Request::Show { id } => sessions.show(&id),
         Request::Start { id } => sessions.start_again(&id, step),
         Request::Quota { id, bytes } => sessions.set_quota(&id, bytes),
-        Request::Stop { id } => sessions.stop(&id, step).map(|()| Value::Null),
+        Request::Stop { id, shutdown } => {
+            sessions.stop(&id, shutdown.map(Duration::from_secs), step).map(|()| Value::Null)
+        }
+        Request::Forget { id } => sessions.forget(&id),
         Request::Migrate { id, folder, format } => sessions.migrate(&id, Some((folder, format)), step),
         Request::Renew { id, seconds } => sessions.renew(&id, seconds),
         Request::Backup(request) => answering.backups.answer(&request, step),

@@ -23,6 +23,7 @@ use blockdev::{Error, ErrorKind, Result};
 use crate::{
     backup::runs::Backups,
     cli::Sources,
+    config,
     recovery::{sessions::Sessions, store::Store},
 };
 
@@ -32,8 +33,19 @@ const TICK: Duration = Duration::from_secs(1);
 /// The socket of commands, in the state folder.
 const CONTROL: &str = "control.sock";
 
-/// Where the state is if nobody says.
-pub fn default_folder() -> PathBuf {
+/// Where the state is: as somebody says, or as it is configured, or in its usual place.
+///
+/// # Errors
+///
+/// When the configuration file cannot be read.
+pub fn folder(sources: &Sources, said: Option<&Path>) -> Result<PathBuf> {
+    match said {
+        Some(folder) => Ok(folder.to_owned()),
+        None => Ok(config::state(sources)?.unwrap_or_else(default_folder)),
+    }
+}
+
+fn default_folder() -> PathBuf {
     if rustix::process::geteuid().is_root() {
         return "/var/lib/revenant".into();
     }

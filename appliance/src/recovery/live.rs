@@ -95,7 +95,7 @@ impl Live {
                 )));
             }
             // What it was read for when it was last started is read ahead.
-            let known = cache.as_ref().filter(|_| record.qemu.is_some());
+            let known = cache.as_ref().filter(|_| record.settings.is_some());
             let mut ahead = None;
             if let Some(trace) = known.and_then(|cache| boot_traces::load(cache, &name, &disk.name, base.size())) {
                 let options = prefetch::Options { memory: PREFETCH, ..prefetch::Options::default() };
@@ -125,8 +125,7 @@ impl Live {
                 ahead,
             });
         }
-        step("door");
-        let serving = doors::open(record, &folder, &disks)?;
+        let serving = doors::open(record, &folder, &disks, step)?;
         if let Some(asked) = serving.last() {
             record.addresses = asked.addresses();
             for disk in &mut record.disks {
@@ -180,6 +179,15 @@ impl Live {
     /// From now on the overlay of each disk may take `quota` bytes.
     pub fn set_quota(&self, quota: Option<u64>) {
         self.disks.iter().for_each(|disk| disk.overlay.set_quota(quota));
+    }
+
+    /// Opens again the doors that have ended by themselves.
+    ///
+    /// # Errors
+    ///
+    /// When one cannot be opened.
+    pub fn tend(&self) -> Result<()> {
+        self.serving.lock().iter_mut().try_for_each(|serving| serving.tend())
     }
 
     /// Closes the doors, in good order: what was written is durable then. Does nothing the second time.

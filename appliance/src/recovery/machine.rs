@@ -1,24 +1,20 @@
-//! The machine of a session, run by QEMU on this host.
+//! The machine of a session, run by a hypervisor.
 //!
-//! QEMU is a process of its own in a folder of its own, `machines/<session>` of the state: it outlives the daemon, and once
-//! its disks have been moved, the session, too.
+//! What is kept of it is in a folder of its own, `machines/<session>` of the state: it outlives the daemon, and once its disks
+//! have been moved, the session, too. Which hypervisor it is, only its driver knows.
 
 use std::{net::SocketAddr, path::Path, thread, time::Duration};
 
 use blockdev::{Error, ErrorKind, Result};
 use hv_drivers::{
-    driver::{DiskSource, State as Power, Target},
+    driver::{DiskSource, Driver, LifeCycle, Settled, State as Power, Target},
     machine::Machine,
-    qemu::{
-        self, Running, Settings, Spec,
-        migrate::{self, Completion, Migration, Settled},
-    },
 };
 use serde_json::{Value, json};
 
 use super::{
-    doors::{iscsi, nbd},
-    record::{DiskRecord, Door, Record},
+    doors::{datastore, iscsi, nbd, reach::Reach},
+    record::{DiskFormat, DiskRecord, Door, Hypervisor, Record},
 };
 use crate::{
     commands::{Opened, machine, source::DiskSource as Source},
@@ -28,6 +24,52 @@ use crate::{
 
 /// How often the progress of a copy is asked for.
 const POLL: Duration = Duration::from_millis(500);
+
+fn driver(record: &Record) -> Result<Box<dyn Driver>> {
+    record.hypervisor.driver(record.settings.clone().unwrap_or_default())
+}
+
+fn life(driver: &dyn Driver) -> Result<&dyn LifeCycle> {
+    driver
+        .life_cycle()
+        .ok_or_else(|| Error::unsupported(format!("{} starts and stops no machines here", driver.name())))
+}
+
+/// Whether the machine that is wished for can be run, before anything is made of it; the user and group as whom its
+/// hypervisor opens sockets, if that is another.
+///
+/// # Errors
+///
+/// When the hypervisor cannot be reached, or takes no disks through that door.
+pub fn check(record: &Record) -> Result<Option<(u32, u32)>> {
+    if record.settings.is_none() {
+        return Ok(None);
+    }
+    let refused = |why: &'static str| Err(Error::unsupported(why));
+    match (&record.hypervisor, record.door) {
+        (_, Door::Smb) => return refused("no machine is run from a share here: leave out --on, or --through"),
+        (Hypervisor::Libvirt(_), Door::Iscsi | Door::Nfs) => {
+            return refused("domains of libvirt get their disks by NBD: leave out --through");
+        }
+        (Hypervisor::Qemu, Door::Nfs) if record.format == Some(DiskFormat::Vhdx) => {
+            return refused("QEMU is given disks by NFS as they are: --format vmdk or raw");
+        }
+        _ => {}
+    }
+    let driver = driver(record)?;
+    if is_remote(record) && record.listen.is_none() {
+        return refused(
+            "the disks have to be served to the other host: --listen ADDRESS:PORT, an address of this one that it reaches, \
+             and --allow with its own",
+        );
+    }
+    life(driver.as_ref())?.user()
+}
+
+/// Whether the hypervisor is on another host.
+fn is_remote(record: &Record) -> bool {
+    matches!(&record.hypervisor, Hypervisor::Libvirt(uri) if !uri.starts_with("qemu:///"))
+}
 
 /// What a restore point is as a machine: as its description says, and as its disks tell where that is silent. Its disks are
 /// those of the session, in its order.
@@ -47,27 +89,26 @@ pub fn described(opened: &Opened, record: &Record, disks: &[Source]) -> Result<M
     Ok(machine)
 }
 
-/// Starts the machine in `folder` over the session's door for this host, unless it runs already.
+/// Starts the machine in `folder` over the session's doors, unless it runs already. What is other than described.
 ///
 /// # Errors
 ///
-/// When QEMU cannot be started.
-pub fn start(folder: &Path, session: &Path, record: &Record, machine: Machine, settings: &Settings) -> Result<Running> {
-    if let Some(running) = Running::find(folder)? {
-        return Ok(running);
-    }
-    let disks = record.disks.iter().map(|disk| source(record, session, disk)).collect::<Result<_>>()?;
-    qemu::start(folder, &Spec { machine, disks, settings: settings.clone() })
+/// When it cannot be started.
+pub fn start(folder: &Path, session: &Path, record: &Record, machine: &Machine) -> Result<Vec<String>> {
+    let disks: Vec<_> = record.disks.iter().map(|disk| source(record, session, disk)).collect::<Result<_>>()?;
+    life(driver(record)?.as_ref())?.start(machine, &disks, folder)
 }
 
-/// How QEMU reaches a disk: by the protocol that was asked for.
+/// How the hypervisor reaches a disk: by the protocol that was asked for.
 fn source(record: &Record, session: &Path, disk: &DiskRecord) -> Result<DiskSource> {
-    let address = || -> Option<SocketAddr> { record.addresses.first()?.parse().ok() };
-    match (record.door, address()) {
+    let address = record.addresses.iter().find_map(|address| address.parse::<SocketAddr>().ok());
+    let is_libvirt = matches!(record.hypervisor, Hypervisor::Libvirt(_));
+    match (record.door, address) {
         (Door::Nfs, Some(address)) => Ok(DiskSource::Nfs {
             host: address.ip().to_string(),
-            path: format!("/{}/{}-flat.vmdk", record.id, disk.name),
-            ports: Some((address.port(), address.port())),
+            path: format!("/{}/{}", record.id, datastore::file(record, &disk.name)),
+            // The door has a port mapper, which QEMU asks.
+            ports: None,
         }),
         (Door::Iscsi, Some(address)) => Ok(DiskSource::Iscsi {
             portal: address.to_string(),
@@ -75,35 +116,32 @@ fn source(record: &Record, session: &Path, disk: &DiskRecord) -> Result<DiskSour
             lun: record.disks.iter().position(|d| d == disk).and_then(|n| u16::try_from(n).ok()).unwrap_or(0),
             chap: None,
         }),
-        (Door::Nbd, _) => Ok(DiskSource::NbdUnix { socket: nbd::socket(session), export: disk.name.clone() }),
-        (door, _) => {
-            Err(Error::unsupported(format!("QEMU here has no way to disks through {door:?}; try --through nbd")))
+        (Door::Nbd, Some(address))
+            if is_remote(record) && (address.ip().is_unspecified() || address.ip().is_loopback()) =>
+        {
+            Err(Error::invalid(format!(
+                "the other host does not find disks at {address}: --listen an address that it reaches"
+            )))
         }
+        // Who names an address has a reason: a host elsewhere, or rules that keep hypervisors from sockets of files.
+        (Door::Nbd, Some(address)) if is_libvirt => {
+            Ok(DiskSource::NbdTcp { host: address.ip().to_string(), port: address.port(), export: disk.name.clone() })
+        }
+        (Door::Nbd, _) => {
+            let socket = record.reach.as_ref().map_or_else(|| nbd::socket(session), Reach::socket);
+            Ok(DiskSource::NbdUnix { socket, export: disk.name.clone() })
+        }
+        (door, _) => Err(Error::unsupported(format!("there is no way to disks through {door:?}; try --through nbd"))),
     }
 }
 
 /// How the machine is, for programs; null if there never was one.
-pub fn value(folder: &Path) -> Value {
-    if !folder.exists() {
-        return Value::Null;
-    }
-    let path = |name: &str| folder.join(name);
-    let (state, pid) = match Running::find(folder) {
-        Ok(Some(running)) => {
-            let state = running.state().map_or_else(|e| e.to_string(), |state| shown(&state));
-            (state, Some(running.pid()))
-        }
-        Ok(None) => ("off".to_owned(), None),
-        Err(e) => (e.to_string(), None),
-    };
-    json!({
-        "state": state,
-        "pid": pid,
-        "console": path("console.sock"),
-        "console_log": path("console.log"),
-        "vnc": path("vnc.sock"),
-        "qmp": path("qmp.sock"),
-    })
+pub fn value(record: &Record, folder: &Path) -> Value {
+    let Ok(driver) = driver(record) else { return Value::Null };
+    let (true, Ok(life)) = (folder.exists(), life(driver.as_ref())) else { return Value::Null };
+    let mut value = json!(life.access(folder));
+    value["state"] = life.state(folder).map_or_else(|e| e.to_string(), |state| shown(&state)).into();
+    value
 }
 
 fn shown(state: &Power) -> String {
@@ -116,10 +154,12 @@ fn shown(state: &Power) -> String {
 
 /// How a machine is that was started.
 pub enum Health {
-    /// It runs, or somebody has stopped it.
+    /// It runs.
     Well,
-    /// It stands still at a request that its disk cannot do; why.
-    Stands(String),
+    /// It stands still, and somebody has stopped it: how.
+    Stopped(String),
+    /// It stands still at a request that its disk cannot do: why, where that is known.
+    Stands(Option<String>),
     /// It has ended. What became of the moving of its disks, if they were being moved.
     Off(Option<Settled>),
 }
@@ -128,47 +168,37 @@ pub enum Health {
 ///
 /// # Errors
 ///
-/// When QEMU does not answer.
-pub fn tend(folder: &Path) -> Result<Health> {
-    let Some(running) = Running::find(folder)? else { return Ok(Health::Off(settle(folder)?)) };
-    let stands = || -> Result<bool> { Ok(matches!(running.state()?, Power::Paused(why) if why == "io-error")) };
-    if !stands()? {
-        return Ok(Health::Well);
+/// When its hypervisor does not answer.
+pub fn tend(record: &Record, folder: &Path) -> Result<Health> {
+    let driver = driver(record)?;
+    let life = life(driver.as_ref())?;
+    match life.state(folder)? {
+        Power::Off => return Ok(Health::Off(settle(driver.as_ref(), folder)?)),
+        Power::Paused(why) if why == "io-error" => {}
+        Power::Paused(why) => return Ok(Health::Stopped(why)),
+        Power::Running => return Ok(Health::Well),
     }
-    running.resume()?;
+    life.resume(folder)?;
     thread::sleep(POLL);
-    Ok(if stands()? { Health::Stands(failing(&running)?) } else { Health::Well })
-}
-
-/// What disks a machine stands still for, and why, as far as QEMU knows.
-fn failing(running: &Running) -> Result<String> {
-    let all = running.execute("query-block", &json!({}))?;
-    let text = |disk: &Value, path: &str| disk.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let why = |disk: &Value| {
-        let node = text(disk, "/inserted/node-name");
-        match text(disk, "/io-status").as_str() {
-            "nospace" => Some(format!("there is no room for what {node} writes")),
-            "failed" => Some(format!("{node} cannot be read or written")),
-            _ => None,
-        }
-    };
-    let found: Vec<_> = all.as_array().into_iter().flatten().filter_map(why).collect();
-    Ok(if found.is_empty() { "a disk fails".to_owned() } else { found.join(", ") })
+    Ok(match life.state(folder)? {
+        Power::Paused(_) => Health::Stands(life.failing(folder)?),
+        Power::Running | Power::Off => Health::Well,
+    })
 }
 
 /// What became of the moving of a machine's disks that has ended; `None` when they were not being moved.
-fn settle(folder: &Path) -> Result<Option<Settled>> {
-    if folder.exists() { migrate::settle(folder) } else { Ok(None) }
+fn settle(driver: &dyn Driver, folder: &Path) -> Result<Option<Settled>> {
+    driver.relocation().map_or(Ok(None), |relocation| relocation.settle(folder))
 }
 
-/// Starts a machine again that was started here before and has ended: over the disks that it had then.
+/// Starts a machine again that was started here before and has ended: over the disks that it had then. What is other than
+/// described.
 ///
 /// # Errors
 ///
-/// When QEMU cannot be started.
-pub fn restart(folder: &Path) -> Result<Running> {
-    settle(folder)?;
-    qemu::start(folder, &qemu::read_spec(folder)?)
+/// When it cannot be started.
+pub fn start_again(record: &Record, folder: &Path) -> Result<Vec<String>> {
+    life(driver(record)?.as_ref())?.start_again(folder)
 }
 
 /// Moves the disks of a running machine to `targets`, and compares them; what was begun before goes on.
@@ -177,26 +207,35 @@ pub fn restart(folder: &Path) -> Result<Running> {
 ///
 /// When the machine does not run, a copy fails or differs, or `is_cancelled`; the machine goes on with its own disks then.
 pub fn move_disks(
+    record: &Record,
     folder: &Path,
     targets: &[Target],
     is_cancelled: &dyn Fn() -> bool,
     step: &dyn Fn(&str),
 ) -> Result<()> {
-    let running = Running::find(folder)?
-        .ok_or_else(|| Error::invalid("the machine is off: convert its restore point instead (revenant convert)"))?;
+    let driver = driver(record)?;
+    let relocation = driver.relocation().ok_or_else(|| {
+        Error::unsupported(
+            "the disks of machines on other hosts are not moved from here: move them there (virsh blockcopy)",
+        )
+    })?;
+    if life(driver.as_ref())?.state(folder)? == Power::Off {
+        return Err(Error::invalid("the machine is off: convert its restore point instead (revenant convert)"));
+    }
     let is_moved = |disk: &DiskSource| matches!(disk, DiskSource::File { .. });
-    let migration = match Migration::find(&running)? {
-        Some(begun) => begun,
-        None if running.spec().disks.iter().all(is_moved) => return Ok(()),
-        None => Migration::begin(&running, targets)?,
-    };
+    if matches!(relocation.progress(folder), Ok(None)) {
+        if relocation.disks(folder)?.iter().all(is_moved) {
+            return Ok(());
+        }
+        relocation.begin(folder, targets)?;
+    }
     let mut told = None;
     loop {
-        let progress = match migration.progress() {
-            Ok(progress) => progress,
+        let progress = match relocation.progress(folder) {
+            Ok(progress) => progress.unwrap_or_default(),
             Err(e) => {
                 // A machine that has ended cannot be asked to: who looks after it clears up.
-                let _ = migration.cancel();
+                let _ = relocation.cancel(folder);
                 return Err(e);
             }
         };
@@ -209,13 +248,37 @@ pub fn move_disks(
             break;
         }
         if is_cancelled() {
-            migration.cancel()?;
+            relocation.cancel(folder)?;
             return Err(Error::invalid("moving was cancelled; the machine goes on with the disks that it had"));
         }
         thread::sleep(POLL);
     }
     step("comparing");
-    migration.complete(&Completion::default()).map(drop)
+    relocation.complete(folder)
+}
+
+/// Whether disks are on their way, and cannot be given up any more: then moving them is tried again.
+pub fn is_moving(record: &Record, folder: &Path) -> bool {
+    let Ok(driver) = driver(record) else { return false };
+    driver.relocation().is_some_and(|relocation| matches!(relocation.progress(folder), Ok(Some(_))))
+}
+
+/// Asks the guest to shut down; whether it is off within `grace`.
+///
+/// # Errors
+///
+/// When its hypervisor does not answer.
+pub fn shut_down(record: &Record, folder: &Path, grace: Duration) -> Result<bool> {
+    life(driver(record)?.as_ref())?.shut_down(folder, grace)
+}
+
+/// Whether it is off.
+///
+/// # Errors
+///
+/// When its hypervisor does not answer.
+pub fn is_off(record: &Record, folder: &Path) -> Result<bool> {
+    Ok(life(driver(record)?.as_ref())?.state(folder)? == Power::Off)
 }
 
 /// Ends the machine, without asking its guest: what it writes is thrown away. One that is off is no error. What becomes of
@@ -223,10 +286,9 @@ pub fn move_disks(
 ///
 /// # Errors
 ///
-/// When its process does not end, or what was begun to be moved cannot be removed.
-pub fn stop(folder: &Path) -> Result<Option<Settled>> {
-    if let Ok(Some(running)) = Running::find(folder) {
-        running.stop(Duration::ZERO)?;
-    }
-    settle(folder)
+/// When it does not end, or what was begun to be moved cannot be removed.
+pub fn stop(record: &Record, folder: &Path) -> Result<Option<Settled>> {
+    let driver = driver(record)?;
+    life(driver.as_ref())?.stop(folder)?;
+    settle(driver.as_ref(), folder)
 }

@@ -8,10 +8,18 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use hv_drivers::{driver::Target, machine::Firmware, qemu::Settings};
+use blockdev::Result;
+use hv_drivers::{
+    driver::{Driver, Target},
+    libvirt::Libvirt,
+    machine::Firmware,
+    qemu::Qemu,
+    settings::Settings,
+};
 use serde::{Deserialize, Serialize};
 
-use crate::{cli::Sources, guest_fix};
+use super::doors::reach::Reach;
+use crate::{cli::Sources, guest_fix, smb::Login};
 
 /// How far a session has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +39,8 @@ pub enum State {
     Stopping,
     /// It could not be made, or broke. What is left is removed by stopping it.
     Failed,
+    /// It is over; its machine has disks of its own now, and is listed until it is forgotten.
+    Moved,
 }
 
 impl State {
@@ -48,6 +58,7 @@ impl State {
             Self::Migrating => "migrating",
             Self::Stopping => "stopping",
             Self::Failed => "failed",
+            Self::Moved => "moved",
         }
     }
 }
@@ -62,6 +73,45 @@ pub enum Door {
     Iscsi,
     /// A datastore by NFS version 3
     Nfs,
+    /// A datastore by SMB
+    Smb,
+}
+
+/// What disks look like in a datastore.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum DiskFormat {
+    /// A descriptor and a flat extent
+    Vmdk,
+    /// A fixed VHDX
+    Vhdx,
+    /// The disk itself
+    Raw,
+}
+
+/// Who runs a session's machine.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Hypervisor {
+    /// QEMU on this host.
+    #[default]
+    Qemu,
+    /// The libvirt at this URI.
+    Libvirt(String),
+}
+
+impl Hypervisor {
+    /// Its driver, for machines that are started with `settings`.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such hypervisor.
+    pub fn driver(&self, settings: Settings) -> Result<Box<dyn Driver>> {
+        Ok(match self {
+            Self::Qemu => Box::new(Qemu { settings }),
+            Self::Libvirt(uri) => Box::new(Libvirt::new(uri, settings)?),
+        })
+    }
 }
 
 /// One recovery in progress.
@@ -82,6 +132,12 @@ pub struct Record {
     /// Where the restore point is read from.
     pub sources: Sources,
     pub door: Door,
+    /// What disks look like, if the door is a datastore; `None`: as its clients like them best.
+    #[serde(default)]
+    pub format: Option<DiskFormat>,
+    /// Who may use a share; `None`: everybody who reaches it.
+    #[serde(default)]
+    pub login: Option<Login>,
     /// Where else than in the session's folder the door is to be: ADDRESS:PORT.
     pub listen: Option<String>,
     /// Machines that may connect: addresses and networks; empty: as the door has it.
@@ -95,8 +151,15 @@ pub struct Record {
     pub fix: Option<guest_fix::Target>,
     /// It has been.
     pub fixed: bool,
-    /// How QEMU runs the machine; `None`: somebody else does.
-    pub qemu: Option<Settings>,
+    /// How the machine is run here; `None`: somebody else runs it.
+    #[serde(alias = "qemu")]
+    pub settings: Option<Settings>,
+    /// Who runs it here.
+    #[serde(default)]
+    pub hypervisor: Hypervisor,
+    /// How its hypervisor reaches the disks, when it is another user of this host.
+    #[serde(default)]
+    pub reach: Option<Reach>,
     /// Its firmware, whatever its description says.
     #[serde(default)]
     pub firmware: Option<Firmware>,
@@ -140,4 +203,32 @@ impl Record {
 /// Seconds since 1970.
 pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As versions before libvirt, SMB and formats wrote it.
+    const EARLIER: &str = r#"{"id":"web01-1","machine":"web01","point":"machines/web01/@2026-11-21T11:38:18",
+        "state":"running","problem":null,"created":1795294767,"lease_until":null,
+        "sources":{"volumes":["/vol"],"catalog":null,"keys":[],"volume_keys":null,"unlock":[],"images":[],
+            "cache":"/cache","integrity":"once","config":null,"json":false,"quiet":true},
+        "door":"nbd","listen":null,"allow":[],"addresses":["unix:/st/sessions/web01-1/nbd.sock"],
+        "disks":[{"name":"disk0","source":"machines/web01/@2026-11-21T11:38:18/disks/disk0.raw","size":67108864,
+            "uri":"nbd+unix:///disk0?socket=/st/sessions/web01-1/nbd.sock"}],
+        "quota":null,"fix":null,"fixed":false,
+        "qemu":{"program":null,"accelerator":"auto","network":"none","keep_macs":false,"display":"vnc-socket",
+            "memory_mib":64,"cpus":null,"throwaway":false,"paused":false,"reconnect":{"secs":300,"nanos":0}},
+        "targets":[],"moved":false}"#;
+
+    #[test]
+    fn records_of_earlier_versions() {
+        let record: Record = serde_json::from_str(EARLIER).expect("a record");
+        assert_eq!(record.settings.as_ref().and_then(|settings| settings.memory_mib), Some(64));
+        assert_eq!((&record.hypervisor, record.format), (&Hypervisor::Qemu, None));
+        assert!(record.reach.is_none() && record.login.is_none());
+        let again: Record = serde_json::from_str(&serde_json::to_string(&record).expect("text")).expect("a record");
+        assert_eq!(again.settings, record.settings);
+    }
 }

@@ -6,11 +6,8 @@ use std::{
     thread,
 };
 
-use blockdev::{Error, Result};
-use hv_drivers::{
-    driver::{FileFormat, Target},
-    qemu::migrate::Settled,
-};
+use blockdev::{Error, ErrorKind, Result};
+use hv_drivers::driver::{FileFormat, Settled, Target};
 use serde_json::{Value, json};
 
 use super::{
@@ -21,11 +18,15 @@ use super::{
 use crate::output::{self, size};
 
 impl Sessions {
-    /// Looks after the machine of a session; what it waits for.
+    /// Looks after the machine of a session, if it has one that should run; what it waits for.
     pub(super) fn look_after(&self, record: Record) -> Result<Option<String>> {
-        match machine::tend(&self.store.machine_folder(&record.id))? {
+        if record.state != State::Running {
+            return Ok(None);
+        }
+        match machine::tend(&record, &self.store.machine_folder(&record.id))? {
             Health::Well => Ok(None),
-            Health::Stands(why) => Ok(Some(self.stands(&record, &why))),
+            Health::Stopped(how) => Ok(Some(format!("the machine stands still ({how})"))),
+            Health::Stands(why) => Ok(Some(self.stands(&record, why.as_deref().unwrap_or("a disk fails")))),
             Health::Off(settled) => self.is_off(record, settled).map(|()| None),
         }
     }
@@ -84,9 +85,11 @@ impl Sessions {
             self.look_after(record)?;
             record = self.store.get(id)?;
         }
+        let folder = self.store.machine_folder(id);
         match record.state {
             State::Off => {}
-            State::Running => return Err(Error::invalid(format!("the machine of {id} runs"))),
+            State::Moved if machine::is_off(&record, &folder)? => {}
+            State::Running | State::Moved => return Err(Error::invalid(format!("the machine of {id} runs"))),
             state => {
                 let state = state.name();
                 return Err(Error::invalid(format!("{id} is {state}: only a machine that is off is started again")));
@@ -96,9 +99,11 @@ impl Sessions {
             return Err(Error::invalid(format!("the disks of {id} are not served at this moment; try again")));
         }
         step("machine");
-        let running = machine::restart(&self.store.machine_folder(id))?;
-        running.notes.iter().for_each(|note| step(&format!("machine: {note}")));
-        record.state = State::Running;
+        let notes = machine::start_again(&record, &folder)?;
+        notes.iter().for_each(|note| step(&format!("machine: {note}")));
+        if record.state == State::Off {
+            record.state = State::Running;
+        }
         record.problem = None;
         self.store.put(&record)?;
         Ok(self.value(&record))
@@ -109,7 +114,10 @@ impl Sessions {
         let all = Arc::clone(self);
         // Without a thread it is tried again in a moment.
         let _ = thread::Builder::new().name("moving".into()).spawn(move || {
-            if let Err(e) = all.migrate(&id, None, &|_| ()) {
+            let known = all.store.get(&id).ok().and_then(|record| record.problem);
+            if let Err(e) = all.migrate(&id, None, &|_| ())
+                && known.is_none_or(|known| known != e.to_string())
+            {
                 output::note(&format!("{id}: {e}"));
             }
         });
@@ -152,10 +160,13 @@ impl Sessions {
         }
         let is_cancelled = || live.is_ending.load(Ordering::Relaxed);
         let folder = self.store.machine_folder(id);
-        if let Err(e) = machine::move_disks(&folder, &record.targets, &is_cancelled, step) {
-            record.state = State::Running;
-            record.targets.clear();
-            record.problem = Some(format!("its disks were not moved: {e}"));
+        if let Err(e) = machine::move_disks(&record, &folder, &record.targets, &is_cancelled, step) {
+            // Where there is no way back it is tried again and again; but not with a copy that differs.
+            if e.kind() == ErrorKind::Damaged || !machine::is_moving(&record, &folder) {
+                record.state = State::Running;
+                record.targets.clear();
+            }
+            record.problem = Some(e.to_string());
             self.store.put(&record)?;
             // It may have ended: that is then what there is to know.
             self.look_after(record)?;
@@ -167,9 +178,9 @@ impl Sessions {
         record.moved = true;
         record.state = State::Stopping;
         self.store.put(&record)?;
-        let moved = json!({ "id": id, "disks": record.targets, "machine": machine::value(&folder) });
+        let moved = json!({ "id": id, "disks": record.targets, "machine": machine::value(&record, &folder) });
         drop(guard);
-        self.stop(id, step)?;
+        self.stop(id, None, step)?;
         Ok(moved)
     }
 }

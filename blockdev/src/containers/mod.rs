@@ -221,6 +221,20 @@ pub fn open_flat(disk: &Arc<dyn BlockDevice>) -> Result<Arc<dyn ReadAt>> {
     Ok(Arc::new(padded(disk, rounded(disk.as_ref()))?))
 }
 
+/// Where the bytes of `disk` are in the file with them, where they lie there in one piece and in order, whatever the disk
+/// stores: the offset of the first.
+///
+/// # Errors
+///
+/// As [`open`].
+pub fn place_of(kind: Kind, disk: &Arc<dyn BlockDevice>) -> Result<Option<u64>> {
+    Ok(match kind {
+        Kind::Raw | Kind::VmdkFlat | Kind::VmdkVmfs | Kind::VhdFixed => Some(0),
+        Kind::VhdxFixed => Some(vhdx::data_at(disk)?),
+        _ => None,
+    })
+}
+
 /// What has changed of `disk`, as a qcow2 file on top of `backing`: a member of a chain.
 ///
 /// `disk` is the whole disk as it is now, and `changed` the ascending byte ranges that were written since `backing`.

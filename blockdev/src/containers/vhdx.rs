@@ -56,6 +56,15 @@ pub fn open_fixed(disk: &Arc<dyn BlockDevice>, identity: &Identity) -> Result<Se
     layout(disk, identity, size, FIXED, Arc::new(Allocation::full(size.div_ceil(block))))
 }
 
+/// Where the disk's bytes begin in a fixed VHDX file of it.
+///
+/// # Errors
+///
+/// As [`open_fixed`].
+pub fn data_at(disk: &Arc<dyn BlockDevice>) -> Result<u64> {
+    Ok(Shape::of(size_of_disk(disk)?, super::sector(disk.as_ref())).data_at())
+}
+
 fn size_of_disk(disk: &Arc<dyn BlockDevice>) -> Result<u64> {
     super::size_within(disk, SIZE_MAX, "a VHDX file has at most 64 TiB", "qcow2")
 }
@@ -66,6 +75,36 @@ fn block_size(size: u64) -> u64 {
     (size >> 21).next_power_of_two().max(MIB)
 }
 
+/// Sizes that follow from that of the disk.
+struct Shape {
+    /// Bytes of a block.
+    block: u64,
+    /// Blocks in a chunk.
+    chunk: u64,
+    blocks: u64,
+    /// Entries of the allocation table.
+    count: u64,
+    /// Bytes of the table.
+    table_len: u64,
+}
+
+impl Shape {
+    /// Section 2.5.1: after the entries of each chunk of blocks one for a bitmap of sectors, which only a differencing
+    /// image has; a trailing one is left out.
+    fn of(size: u64, sector: u32) -> Self {
+        let block = block_size(size);
+        let chunk = (u64::from(sector) << 23) / block;
+        let blocks = size.div_ceil(block);
+        let count = blocks + blocks.saturating_sub(1) / chunk;
+        Self { block, chunk, blocks, count, table_len: (count * 8).next_multiple_of(MIB) }
+    }
+
+    /// Where the blocks begin.
+    const fn data_at(&self) -> u64 {
+        TABLE_AT + self.table_len
+    }
+}
+
 fn layout(
     disk: &Arc<dyn BlockDevice>,
     identity: &Identity,
@@ -73,15 +112,10 @@ fn layout(
     flags: u32,
     allocation: Arc<Allocation>,
 ) -> Result<Sections> {
-    let block = block_size(size);
     let sizes = disk.block_sizes();
-    // Section 2.5.1: after the entries of each chunk of blocks one for a bitmap of sectors, which only a differencing
-    // image has; a trailing one is left out.
-    let chunk = (u64::from(super::sector(disk.as_ref())) << 23) / block;
-    let blocks = size.div_ceil(block);
-    let count = blocks + blocks.saturating_sub(1) / chunk;
-    let table_len = (count * 8).next_multiple_of(MIB);
-    let data_at = TABLE_AT + table_len;
+    let shape = Shape::of(size, super::sector(disk.as_ref()));
+    let data_at = shape.data_at();
+    let Shape { block, chunk, blocks, count, table_len } = shape;
 
     let mut file = Sections::new();
     let mut identifier = b"vhdxfile".to_vec();

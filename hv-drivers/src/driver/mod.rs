@@ -5,14 +5,17 @@
 
 mod protection;
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
 pub use self::protection::{
     Changed, Consistency, DiskWish, Inspected, Inventory, Listed, LiveDisk, Point, PointDisk, Tracking, Wish,
 };
-use crate::{Result, machine::Machine};
+use crate::{Error, Result, machine::Machine};
 
 /// A hypervisor.
 pub trait Driver: Send + Sync {
@@ -41,60 +44,157 @@ pub trait Driver: Send + Sync {
 }
 
 /// Starting and stopping machines over disks that somebody serves.
+///
+/// A machine is called by its place: the folder that it was started in, where the driver keeps what it has to know to find
+/// it again after this program was killed.
 pub trait LifeCycle {
-    /// Start `machine` with `disks`, which are its disks in their order. `place` is a folder for what the driver keeps
-    /// of it. What it is called from now on.
+    /// The user and group of this host as whom disks' sockets are opened, where it is not this process's. Asking also tells
+    /// whether the hypervisor can be reached at all.
     ///
     /// # Errors
     ///
-    /// When it cannot be started; nothing of it is left then.
-    fn start(&self, machine: &Machine, disks: &[DiskSource], place: &std::path::Path) -> Result<String>;
+    /// When it cannot, with what to do.
+    fn user(&self) -> Result<Option<(u32, u32)>> {
+        Ok(None)
+    }
 
-    /// How it is.
+    /// Start `machine` in the folder `place` with `disks`, which are its disks in their order. One that runs there already
+    /// is left alone. What is other than described, a sentence each.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be started; nothing of it runs then.
+    fn start(&self, machine: &Machine, disks: &[DiskSource], place: &Path) -> Result<Vec<String>>;
+
+    /// Start one again that was started in `place` and has ended, with the disks that it had. What is other than described.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be started, or is started by other means.
+    fn start_again(&self, place: &Path) -> Result<Vec<String>> {
+        let shown = place.display();
+        Err(Error::unsupported(format!(
+            "the machine of {shown} is started again by its hypervisor's own tools (virsh start)"
+        )))
+    }
+
+    /// How it is. One that never was is off.
     ///
     /// # Errors
     ///
     /// When the hypervisor does not answer.
-    fn state(&self, id: &str) -> Result<State>;
+    fn state(&self, place: &Path) -> Result<State>;
 
-    /// End it: its guest is asked to shut down and has `grace` for that. One that is gone is no error.
+    /// Why one stands still, by its disks, where the hypervisor tells: a sentence without its end.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, or the hypervisor does not answer.
+    fn failing(&self, place: &Path) -> Result<Option<String>> {
+        let _ = place;
+        Ok(None)
+    }
+
+    /// Let one go on that stands still, also after a disk had failed: what could not be done is then repeated.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, or the hypervisor does not answer.
+    fn resume(&self, place: &Path) -> Result<()>;
+
+    /// Ask its guest to shut down; whether it is off within `grace`. One that is off is.
+    ///
+    /// # Errors
+    ///
+    /// When the hypervisor does not answer.
+    fn shut_down(&self, place: &Path, grace: Duration) -> Result<bool>;
+
+    /// End it without asking its guest, and take it away from the hypervisor. One that is gone is no error.
     ///
     /// # Errors
     ///
     /// When it cannot be ended.
-    fn stop(&self, id: &str, grace: Duration) -> Result<()>;
+    fn stop(&self, place: &Path) -> Result<()>;
+
+    /// How an operator gets at it.
+    fn access(&self, place: &Path) -> Access;
+}
+
+/// How an operator gets at a machine: what is known at this moment.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Access {
+    /// Its process.
+    pub pid: Option<u32>,
+    /// What its hypervisor calls it.
+    pub domain: Option<String>,
+    /// Where its serial console is: a socket, or a command.
+    pub console: Option<String>,
+    /// The file with what it said there.
+    pub console_log: Option<PathBuf>,
+    /// Where its screen is (VNC): a socket, or a URI.
+    pub vnc: Option<String>,
+    /// The socket of its monitor (QMP).
+    pub qmp: Option<PathBuf>,
+}
+
+/// How the moving of a machine's disks has ended when the machine itself ended on the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// The machine had not left its disks and starts from them again. The copies were removed.
+    Stayed,
+    /// The machine had gone over to the copies and starts from them again. They were not compared to their end, and can
+    /// be no more: what they were in the moment of going over was known to the hypervisor alone.
+    Moved,
 }
 
 /// Moving disks to other storage while the machine runs.
 pub trait Relocation {
+    /// Where its disks are now.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such machine.
+    fn disks(&self, place: &Path) -> Result<Vec<DiskSource>>;
+
+    /// Bring the moving of disks to its end whose machine has ended on the way; `None` where there is nothing to bring to
+    /// an end.
+    ///
+    /// # Errors
+    ///
+    /// When the machine runs, or what was made for moving cannot be removed.
+    fn settle(&self, place: &Path) -> Result<Option<Settled>> {
+        let _ = place;
+        Ok(None)
+    }
+
     /// Begin to copy each disk to the target of its place. A copy that has begun is found again by
     /// [`progress`](Self::progress) after this program was killed.
     ///
     /// # Errors
     ///
     /// When it cannot begin; the machine is as it was then.
-    fn begin(&self, id: &str, targets: &[Target]) -> Result<()>;
+    fn begin(&self, place: &Path, targets: &[Target]) -> Result<()>;
 
     /// How far the copy is; `None` when there is none.
     ///
     /// # Errors
     ///
     /// When the hypervisor does not answer, or the copy has failed.
-    fn progress(&self, id: &str) -> Result<Option<Progress>>;
+    fn progress(&self, place: &Path) -> Result<Option<Progress>>;
 
     /// Let the machine go on with the copies, and compare them with what they were made of.
     ///
     /// # Errors
     ///
     /// When they are not complete, or differ.
-    fn complete(&self, id: &str) -> Result<()>;
+    fn complete(&self, place: &Path) -> Result<()>;
 
     /// Give the copies up; the machine goes on with its own disks.
     ///
     /// # Errors
     ///
     /// When the hypervisor does not answer.
-    fn cancel(&self, id: &str) -> Result<()>;
+    fn cancel(&self, place: &Path) -> Result<()>;
 }
 
 /// Where the hypervisor finds a disk.
@@ -135,7 +235,7 @@ pub enum DiskSource {
         host: String,
         /// The file's path on the server.
         path: String,
-        /// The port of NFS and of mounting, where they are not the usual ones.
+        /// The port of NFS and of mounting; `None`: the server's port mapper knows them.
         ports: Option<(u16, u16)>,
     },
     /// A file or block device of this host.

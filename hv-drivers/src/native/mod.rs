@@ -115,7 +115,14 @@ pub fn write(kind: Kind, machine: &Machine, disks: &[String]) -> Result<Config> 
 
 /// What a disk hangs on where only those in `there` are: what it was on, or what its guest surely has a driver for.
 /// `usual` is for guests that carry drivers, `safe` for Windows, which has none but of old hardware.
-fn bus(machine: &Machine, number: usize, there: &[Bus], usual: Bus, safe: Bus, notes: &mut Vec<String>) -> Bus {
+pub(crate) fn bus(
+    machine: &Machine,
+    number: usize,
+    there: &[Bus],
+    usual: Bus,
+    safe: Bus,
+    notes: &mut Vec<String>,
+) -> Bus {
     let was = machine.disks.get(number).and_then(|disk| machine.bus_of(disk));
     if let Some(bus) = was.filter(|bus| there.contains(bus)) {
         return bus;
@@ -133,10 +140,15 @@ fn bus(machine: &Machine, number: usize, there: &[Bus], usual: Bus, safe: Bus, n
 
 /// Places on controllers: the next free one of each kind, of `most`.
 #[derive(Debug, Default)]
-struct Places(std::collections::BTreeMap<&'static str, u32>);
+pub(crate) struct Places(std::collections::BTreeMap<&'static str, u32>);
 
 impl Places {
-    fn next(&mut self, kind: &'static str, most: u32) -> Result<u32> {
+    /// The next one.
+    ///
+    /// # Errors
+    ///
+    /// When there is none.
+    pub(crate) fn next(&mut self, kind: &'static str, most: u32) -> Result<u32> {
         let next = self.0.entry(kind).or_default();
         if *next >= most {
             return Err(Error::invalid(format!(

@@ -9,13 +9,13 @@ use std::path::Path;
 use super::{
     firmware::Flash,
     plan::{Plan, PlannedDisk},
-    settings::{Display, Forward, Network, Spec},
     source,
 };
 use crate::{
     Error, Result,
     driver::DiskSource,
     machine::{Bus, Chipset, Family, Mac, NicModel},
+    settings::{Display, Forward, Network, Spec},
 };
 
 /// The longest path of a Unix socket, in bytes (`sun_path` without its NUL).

@@ -25,7 +25,6 @@ mod plan;
 mod process;
 mod running;
 pub mod screen;
-mod settings;
 mod source;
 
 use std::{path::Path, time::Duration};
@@ -33,11 +32,11 @@ use std::{path::Path, time::Duration};
 pub use self::{
     plan::Plan,
     running::{Running, Stopped, read_spec, start},
-    settings::{Accelerator, Display, Forward, Network, Settings, Spec},
 };
+pub use crate::settings::{Accelerator, Display, Forward, Network, Settings, Spec};
 use crate::{
     Error, Result,
-    driver::{DiskSource, Driver, LifeCycle, Progress, Relocation, State, Target},
+    driver::{Access, DiskSource, Driver, LifeCycle, Progress, Relocation, Settled, State, Target},
     machine::Machine,
 };
 
@@ -62,42 +61,85 @@ impl Driver for Qemu {
     }
 }
 
-/// The machine whose folder is `id`.
-fn found(id: &str) -> Result<Running> {
-    Running::find(Path::new(id))?.ok_or_else(|| Error::not_found(format!("no machine runs in {id}")))
+/// The machine in `place`.
+fn found(place: &Path) -> Result<Running> {
+    Running::find(place)?.ok_or_else(|| Error::not_found(format!("no machine runs in {}", place.display())))
 }
 
 impl LifeCycle for Qemu {
-    fn start(&self, machine: &Machine, disks: &[DiskSource], place: &Path) -> Result<String> {
+    fn start(&self, machine: &Machine, disks: &[DiskSource], place: &Path) -> Result<Vec<String>> {
+        if Running::find(place)?.is_some() {
+            return Ok(Vec::new());
+        }
         let spec = Spec { machine: machine.clone(), disks: disks.to_vec(), settings: self.settings.clone() };
-        start(place, &spec)?;
-        Ok(place.to_string_lossy().into_owned())
+        Ok(start(place, &spec)?.notes)
     }
 
-    fn state(&self, id: &str) -> Result<State> {
-        Running::find(Path::new(id))?.map_or(Ok(State::Off), |running| running.state())
+    fn start_again(&self, place: &Path) -> Result<Vec<String>> {
+        migrate::settle(place)?;
+        Ok(start(place, &read_spec(place)?)?.notes)
     }
 
-    fn stop(&self, id: &str, grace: Duration) -> Result<()> {
-        Running::find(Path::new(id))?.map_or(Ok(()), |running| running.stop(grace).map(drop))
+    fn failing(&self, place: &Path) -> Result<Option<String>> {
+        found(place)?.failing()
+    }
+
+    fn state(&self, place: &Path) -> Result<State> {
+        Running::find(place)?.map_or(Ok(State::Off), |running| running.state())
+    }
+
+    fn resume(&self, place: &Path) -> Result<()> {
+        found(place)?.resume()
+    }
+
+    fn shut_down(&self, place: &Path, grace: Duration) -> Result<bool> {
+        Running::find(place)?.map_or(Ok(true), |running| running.shut_down(grace))
+    }
+
+    fn stop(&self, place: &Path) -> Result<()> {
+        Running::find(place)?.map_or(Ok(()), |running| running.stop(Duration::ZERO).map(drop))
+    }
+
+    fn access(&self, place: &Path) -> Access {
+        let socket = |name: &str| place.join(name);
+        let shown = |name: &str| Some(socket(name).to_string_lossy().into_owned());
+        Access {
+            pid: Running::find(place).ok().flatten().map(|running| running.pid()),
+            domain: None,
+            console: shown("console.sock"),
+            console_log: Some(socket(console::LOG)),
+            vnc: shown("vnc.sock"),
+            qmp: Some(socket("qmp.sock")),
+        }
     }
 }
 
 impl Relocation for Qemu {
-    fn begin(&self, id: &str, targets: &[Target]) -> Result<()> {
-        migrate::Migration::begin(&found(id)?, targets).map(drop)
+    fn disks(&self, place: &Path) -> Result<Vec<DiskSource>> {
+        Ok(found(place)?.spec().disks.clone())
     }
 
-    fn progress(&self, id: &str) -> Result<Option<Progress>> {
-        migrate::Migration::find(&found(id)?)?.map(|migration| migration.progress()).transpose()
+    fn settle(&self, place: &Path) -> Result<Option<Settled>> {
+        if place.exists() { migrate::settle(place) } else { Ok(None) }
     }
 
-    fn complete(&self, id: &str) -> Result<()> {
-        let nothing = || Error::invalid(format!("the disks of the machine in {id} are not being moved"));
-        migrate::Migration::find(&found(id)?)?.ok_or_else(nothing)?.complete(&migrate::Completion::default()).map(drop)
+    fn begin(&self, place: &Path, targets: &[Target]) -> Result<()> {
+        migrate::Migration::begin(&found(place)?, targets).map(drop)
     }
 
-    fn cancel(&self, id: &str) -> Result<()> {
-        migrate::Migration::find(&found(id)?)?.map_or(Ok(()), migrate::Migration::cancel)
+    fn progress(&self, place: &Path) -> Result<Option<Progress>> {
+        migrate::Migration::find(&found(place)?)?.map(|migration| migration.progress()).transpose()
+    }
+
+    fn complete(&self, place: &Path) -> Result<()> {
+        let nothing = || Error::invalid(format!("the disks of the machine in {} are not being moved", place.display()));
+        migrate::Migration::find(&found(place)?)?
+            .ok_or_else(nothing)?
+            .complete(&migrate::Completion::default())
+            .map(drop)
+    }
+
+    fn cancel(&self, place: &Path) -> Result<()> {
+        migrate::Migration::find(&found(place)?)?.map_or(Ok(()), migrate::Migration::cancel)
     }
 }

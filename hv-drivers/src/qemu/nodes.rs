@@ -1,6 +1,6 @@
 //! Block nodes that are put into a running QEMU and taken out again.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use serde_json::{Value, json};
 
@@ -9,9 +9,8 @@ use super::{
     source::{self, below},
 };
 use crate::{
-    Error, Result,
+    Result,
     driver::{DiskSource, FileFormat},
-    durable,
     qmp::Client,
 };
 
@@ -53,13 +52,4 @@ pub fn remove_node(monitor: &mut Client, node: &str) -> Result<()> {
         return Ok(());
     }
     monitor.execute("blockdev-del", &json!({ "node-name": node })).map(drop)
-}
-
-/// Removes a file; one that is not there is no matter.
-pub fn remove_file(path: &Path) -> Result<()> {
-    let removed = match fs::remove_file(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        removed => removed.and_then(|()| durable::sync_folder_of(path)),
-    };
-    removed.map_err(|e| Error::io(format!("cannot remove {}", path.display()), e))
 }

@@ -18,20 +18,18 @@ use super::{
     firmware,
     plan::Plan,
     process::{PID_FILE, Process},
-    settings::{Accelerator, Spec},
 };
 use crate::{
     Error, ErrorKind, Result,
     driver::State,
     qmp::{Agent, Client},
+    settings::{Accelerator, Spec},
 };
 
 /// What a machine was started with, in its folder.
 const SPEC: &str = "run.json";
 /// What QEMU itself says.
 const LOG: &str = "qemu.log";
-/// The longest `run.json` that is read, in bytes.
-const SPEC_MAX: u64 = 4 << 20;
 /// How long QEMU may take until it can be asked: it connects to all disks meanwhile.
 const START: Duration = Duration::from_secs(60);
 /// How long a command may take. Opening and closing disks waits for servers.
@@ -91,7 +89,7 @@ pub fn start(folder: &Path, spec: &Spec) -> Result<Running> {
     let parts = Parts { spec, plan: &plan, folder, flash: flash.as_ref(), kvm, sandbox };
     let arguments = parts.arguments()?;
     clean(folder);
-    write_spec(folder, spec)?;
+    spec.write(&folder.join(SPEC))?;
     let child = spawn(&program, &arguments, folder)?;
     let mut starting = Starting { child: Some(child), folder };
     let mut client = starting.wait()?;
@@ -118,13 +116,6 @@ fn clean(folder: &Path) {
         // What is not there is no matter; what cannot be removed, QEMU tells.
         let _ = fs::remove_file(folder.join(name));
     }
-}
-
-fn write_spec(folder: &Path, spec: &Spec) -> Result<()> {
-    let path = folder.join(SPEC);
-    let failed = |e| Error::io(format!("cannot write {}", path.display()), e);
-    let text = serde_json::to_vec_pretty(spec).map_err(|e| Error::invalid(format!("{}: {e}", path.display())))?;
-    crate::durable::write(&path, &text).map_err(failed)
 }
 
 fn spawn(program: &Path, arguments: &[String], folder: &Path) -> Result<Child> {
@@ -221,7 +212,7 @@ impl Running {
     /// Says where its disks are now: also to who starts it again.
     pub(super) fn moved(&mut self, disks: Vec<crate::driver::DiskSource>) -> Result<()> {
         self.spec.disks = disks;
-        write_spec(&self.folder, &self.spec)
+        self.spec.write(&self.folder.join(SPEC))
     }
 
     /// A connection to its monitor. There is one at a time: use it and drop it.
@@ -265,6 +256,26 @@ impl Running {
             return Ok(State::Running);
         }
         Ok(State::Paused(status.get("status").and_then(Value::as_str).unwrap_or("paused").to_owned()))
+    }
+
+    /// What disks it stands still for, and why; `None` when it does not, or QEMU does not say.
+    ///
+    /// # Errors
+    ///
+    /// When QEMU does not answer.
+    pub fn failing(&self) -> Result<Option<String>> {
+        let all = self.execute("query-block", &json!({}))?;
+        let text = |disk: &Value, path: &str| disk.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let why = |disk: &Value| {
+            let node = text(disk, "/inserted/node-name");
+            match text(disk, "/io-status").as_str() {
+                "nospace" => Some(format!("there is no room for what {node} writes")),
+                "failed" => Some(format!("{node} cannot be read or written")),
+                _ => None,
+            }
+        };
+        let found: Vec<_> = all.as_array().into_iter().flatten().filter_map(why).collect();
+        Ok((!found.is_empty()).then(|| found.join(", ")))
     }
 
     /// Let it stand still.
@@ -320,13 +331,25 @@ impl Running {
         stopped
     }
 
+    /// Ask the guest to shut down; whether it has within `grace`. It runs on otherwise.
+    ///
+    /// # Errors
+    ///
+    /// When QEMU does not answer.
+    pub fn shut_down(&self, grace: Duration) -> Result<bool> {
+        // One that stands still hears nothing.
+        let asked = self.resume().and_then(|()| self.execute("system_powerdown", &json!({})));
+        if (asked.is_ok() && self.has_ended(grace)) || self.has_ended(Duration::ZERO) {
+            clean(&self.folder);
+            return Ok(true);
+        }
+        asked.map(|_| false)
+    }
+
     fn end(&self, grace: Duration) -> Result<Stopped> {
-        if !grace.is_zero() {
-            // One that stands still hears nothing.
-            let asked = self.resume().and_then(|()| self.execute("system_powerdown", &json!({})));
-            if (asked.is_ok() && self.has_ended(grace)) || self.has_ended(Duration::ZERO) {
-                return Ok(Stopped::ByGuest);
-            }
+        // Whether it could be asked is no matter: it is ended all the same.
+        if !grace.is_zero() && self.shut_down(grace).unwrap_or(false) {
+            return Ok(Stopped::ByGuest);
         }
         // QEMU may be gone before its answer is.
         let _ = self.execute("quit", &json!({}));
@@ -361,11 +384,5 @@ impl Running {
 ///
 /// `NotFound` when none was started there, `Damaged` when it cannot be understood.
 pub fn read_spec(folder: &Path) -> Result<Spec> {
-    let path = folder.join(SPEC);
-    let failed = |e| Error::io(format!("cannot read {}", path.display()), e);
-    if fs::metadata(&path).map_err(failed)?.len() > SPEC_MAX {
-        return Err(Error::damaged(format!("{} is too long", path.display())));
-    }
-    let text = fs::read(&path).map_err(failed)?;
-    serde_json::from_slice(&text).map_err(|e| Error::damaged(format!("{}: {e}", path.display())))
+    Spec::read(&folder.join(SPEC))
 }

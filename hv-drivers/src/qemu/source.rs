@@ -40,9 +40,9 @@ pub fn nodes(source: &DiskSource, name: &str, reconnect: Duration, throwaway: bo
             node
         }
         DiskSource::Nfs { host, path, ports } => {
-            if ports.is_some_and(|ports| ports != (2049, 2049)) {
+            if ports.is_some() {
                 return Err(Error::unsupported(
-                    "QEMU's NFS client takes no ports: it asks the server's port mapper; serve at 2049 with one, or by NBD",
+                    "QEMU's NFS client takes no ports: it asks the server's port mapper, at port 111; serve with one, or by NBD",
                 ));
             }
             json!({ "driver": "nfs", "server": { "type": "inet", "host": host }, "path": path })

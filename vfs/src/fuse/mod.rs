@@ -26,7 +26,7 @@ use fuser::{Config, MountOption, Session, SessionACL};
 
 use crate::{door::Totals, node::Node};
 use door::Door;
-pub use session::{Mount, Unmounted, Unmounter};
+pub use session::{Mount, Unmounted, Unmounter, detach};
 
 /// The largest read that the kernel is asked to send at once, in bytes.
 const MAX_READ: u32 = 1 << 20;

@@ -20,6 +20,9 @@ use rustix::fs::{AtFlags, CWD, StatxFlags};
 
 use super::{MAX_READ, MountOptions, door::Door};
 
+/// Mounts on top of each other that are taken away.
+const MOUNTS_MAX: usize = 64;
+
 /// A mounted tree. Dropping it unmounts.
 pub struct Mount {
     unmounter: Unmounter,
@@ -119,11 +122,36 @@ impl Mount {
         }
     }
 
+    /// Whether it is mounted no more, whoever unmounted it.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        let state = self.unmounter.shared.state.lock();
+        state.ended.is_some() || state.aborted
+    }
+
     /// A handle to unmount with, for a thread that handles signals.
     #[must_use]
     pub fn unmounter(&self) -> Unmounter {
         self.unmounter.clone()
     }
+}
+
+/// Take away what is mounted on `mountpoint`, also what a process that was killed has left there. Nothing is no error.
+///
+/// # Errors
+///
+/// When the system refuses.
+pub fn detach(mountpoint: &Path) -> Result<()> {
+    use rustix::{io::Errno, mount::UnmountFlags};
+    // One may be on top of another.
+    for _ in 0..MOUNTS_MAX {
+        match rustix::mount::unmount(mountpoint, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+            Ok(()) => {}
+            Err(Errno::INVAL | Errno::NOENT) => return Ok(()),
+            Err(e) => return Err(Error::io(format!("cannot unmount {}", mountpoint.display()), e.into())),
+        }
+    }
+    Err(Error::invalid(format!("{} is mounted on again and again", mountpoint.display())))
 }
 
 impl Drop for Mount {

@@ -19,7 +19,11 @@ mod stored;
 
 use std::{ops::ControlFlow, path::PathBuf, sync::Arc};
 
-use blockdev::{Result, encrypted::Secrets};
+use blockdev::{
+    ReadAt, Result,
+    encrypted::Secrets,
+    images::{Format, gate::Alone, open as open_image},
+};
 use volreader::archive::Archive;
 
 use crate::node::{Attributes, Dir, Entry, Inode, Kind, Node, Time, Xattr};
@@ -76,6 +80,19 @@ pub fn tree(sources: &Sources) -> Result<Tree> {
         tops.push((b"backup", Arc::new(backup::Backup::new(Arc::clone(live)))));
     }
     Ok(Tree { root: Node::Dir(Arc::new(Root { tops, since })), machines })
+}
+
+/// The files of a guest: the folder `files` of a machine whose disks have these names and bytes.
+#[must_use]
+pub fn guest_files(disks: Vec<(String, Arc<dyn ReadAt>)>, secrets: &Arc<Secrets>) -> Node {
+    let image = |(name, bytes): (String, Arc<dyn ReadAt>)| {
+        let own = name.clone();
+        let open = move || open_image(&own, Arc::clone(&bytes), Some(Format::Raw), &Alone);
+        (name, disks::LazyImage::new(open))
+    };
+    let named = disks.into_iter().map(image).collect();
+    let guest = files::Guest::new(named, Arc::default(), b"live".to_vec(), Time::default(), secrets);
+    files::folder(guest, true).node()
 }
 
 struct Root {

@@ -15,8 +15,8 @@ use clap::Args;
 
 use crate::cmd;
 
-/// Memory that a parser may use before libFuzzer calls it a finding, MiB.
-const MEMORY_MAX_MIB: u32 = 512;
+/// Memory that a target may use before libFuzzer calls it a finding, MiB. Guests' images, unpacked, and the sanitizer take half of it.
+const MEMORY_MAX_MIB: u32 = 1024;
 /// Seconds that one input may take before it is a finding.
 const INPUT_SECONDS_MAX: u32 = 10;
 

@@ -1,6 +1,6 @@
 //! Before a job: the machine at one moment, as files.
 
-use std::sync::Arc;
+use std::{sync::Arc, thread, time::Duration};
 
 use blockdev::{Error, ErrorKind, Result};
 use hv_drivers::driver::{Consistency, DiskWish, Inspected, State, Wish};
@@ -63,6 +63,7 @@ impl Backups {
         let parent = begin.parent.as_deref().filter(|parent| !parent.is_empty());
         let plan = chain::plan(&machine.chain.read(), &disks, begin.level, parent, &begin.job, now());
         plan.notes.iter().for_each(|note| line(note.clone()));
+        after(plan.time)?;
 
         let point = Point {
             number: plan.number,
@@ -71,6 +72,7 @@ impl Backups {
             level: plan.level,
             parent: plan.parent,
             begun: now(),
+            ended: 0,
             time: plan.time,
             disks: Vec::new(),
             texts: Vec::new(),
@@ -79,6 +81,7 @@ impl Backups {
         // Before anything is made at the hypervisor.
         machine.change(&self.store, |chain| {
             chain.last = plan.number;
+            chain.last_job = begin.job.clone();
             chain.run = Some(RunRecord { point: point.clone(), phase: Phase::Open });
         })?;
         let begun = self.cut(&machine, &plan, point, &inspected, begin, &line);
@@ -160,6 +163,26 @@ impl Backups {
         })?;
         Ok(run)
     }
+}
+
+/// Waits until it is later than `time`: the job starts in another second than that in which its parent was delivered.
+///
+/// # Errors
+///
+/// When that would take long: then the clock was set back, and Bacula would take the wrong files.
+fn after(time: i64) -> Result<()> {
+    /// Seconds.
+    const LIMIT: i64 = 5;
+    while now() <= time {
+        if time - now() > LIMIT {
+            return Err(Error::invalid(format!(
+                "the clock was set back by {} s since the last backup: wait so long, or run a Full",
+                time - now()
+            )));
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
 }
 
 fn tell_machine(inspected: &Inspected, line: &dyn Fn(String)) {

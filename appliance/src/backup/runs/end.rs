@@ -4,6 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use blockdev::{Error, Result};
 use serde_json::{Value, json};
+use vfs::changed::Found;
 
 use super::{Backups, End, Machine, split};
 use crate::{
@@ -11,19 +12,39 @@ use crate::{
         chain,
         digests::Digests,
         proof::Past,
-        record::{Chain, Member, Phase},
+        record::{Chain, Member, Phase, now},
         run::Run,
     },
     output,
 };
 
+/// Files of the guest that the log names.
+const TOP: usize = 5;
+
 impl Backups {
+    /// Ends a job's machine, or all of them; the first error is told when all have been ended.
     pub(super) fn end(&self, end: &End, step: &dyn Fn(&str)) -> Result<Value> {
-        let (_, name) = split(&end.machine)?;
+        if let Some(machine) = &end.machine {
+            return self.end_machine(machine, end, step);
+        }
+        let of_job = |machine: &Arc<Machine>| {
+            let chain = machine.chain.read();
+            (chain.last_job == end.job).then(|| chain.key())
+        };
+        let machines: Vec<String> = self.machines.lock().values().filter_map(of_job).collect();
+        if machines.is_empty() && is_ok(end) {
+            return Err(Error::not_found(format!("the job {} has no machine: it is NOT usable", end.job)));
+        }
+        let ended: Vec<Result<Value>> = machines.iter().map(|machine| self.end_machine(machine, end, step)).collect();
+        ended.into_iter().collect::<Result<Vec<Value>>>().map(Value::Array)
+    }
+
+    fn end_machine(&self, name: &str, end: &End, step: &dyn Fn(&str)) -> Result<Value> {
+        let machine = self.machine(name)?;
+        let (_, name) = split(name)?;
         let line = |text: String| step(&format!("{name}: {text}"));
-        let machine = self.machine(&end.machine)?;
         let _changing = machine.changing.lock();
-        let is_ok = end.status.starts_with("OK") || end.status == "T" || end.status == "W";
+        let is_ok = is_ok(end);
         let begun = machine.chain.read().run.as_ref().map(|run| run.point.job.clone());
         let live = machine.live.read().clone();
         match (live, begun) {
@@ -99,6 +120,7 @@ impl Backups {
                 "WARNING: disk {disk}: {why}. This backup has all of it; do not trust earlier ones of this disk"
             ));
         }
+        let top = if run.changed().is_some_and(|bytes| bytes > 0) { run.top_changes(TOP) } else { Found::default() };
         self.keep(machine, run, !wrong.is_empty())?;
         let clusters: u64 = proven.iter().filter(|proof| proof.wrong.is_none()).map(|proof| proof.clusters).sum();
         line(format!(
@@ -107,8 +129,14 @@ impl Backups {
             run.point.disks.len(),
             output::size(run.bytes()),
         ));
+        if !top.files.is_empty() {
+            line(shown(&top));
+        }
         Ok(json!({
             "machine": name,
+            "top_changes": top.files.iter().map(|(path, bytes)| json!({
+                "path": String::from_utf8_lossy(path), "bytes": bytes,
+            })).collect::<Vec<_>>(),
             "delivered": run.bytes(),
             "proven_clusters": clusters,
             "files": run.point.disks.iter().map(|member| member.file.clone()).collect::<Vec<_>>(),
@@ -120,6 +148,7 @@ impl Backups {
         machine.change(&self.store, |chain| {
             if let Some(run) = &mut chain.run {
                 run.phase = Phase::Keeping;
+                run.point.ended = now();
             }
             if alone {
                 chain.points.clear();
@@ -150,6 +179,21 @@ impl Backups {
         })?;
         self.settle(machine)
     }
+}
+
+/// For people: `top changes: /var/lib/mysql/shop.ibd 910.0 MiB, /var/log/app.log 120.0 MiB`.
+fn shown(top: &Found) -> String {
+    // A guest can call its files what it wants; Bacula's log is text.
+    let name = |path: &[u8]| String::from_utf8_lossy(path).replace(char::is_control, "?");
+    let files: Vec<_> =
+        top.files.iter().map(|(path, bytes)| format!("{} {}", name(path), output::size(*bytes))).collect();
+    let more = if top.complete { "" } else { " (of those that there was time to look at)" };
+    format!("top changes: {}{more}", files.join(", "))
+}
+
+/// Whether Bacula is content with the job.
+fn is_ok(end: &End) -> bool {
+    end.status.starts_with("OK") || end.status == "T" || end.status == "W"
 }
 
 /// What `disk` was at `point`; `None` where that is not known any more.

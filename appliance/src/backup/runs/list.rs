@@ -7,6 +7,7 @@ use std::{
 };
 
 use blockdev::Result;
+use hv_drivers::driver::{Inventory, Listed};
 use serde_json::{Value, json};
 
 use super::{Backups, List};
@@ -16,7 +17,16 @@ use crate::backup::{hypervisors, record::Point};
 const LISTED: Duration = Duration::from_secs(2);
 
 /// The machines of each hypervisor, and when they were asked for.
-pub type Listed = (Instant, BTreeMap<String, Vec<String>>);
+pub type Known = (Instant, BTreeMap<String, Vec<String>>);
+
+impl List {
+    /// Whether `machine` of `hypervisor` is one of them.
+    pub fn has(&self, hypervisor: &str, machine: &Listed) -> bool {
+        self.on.as_ref().is_none_or(|on| on == hypervisor)
+            && (self.tags.is_empty() || self.tags.iter().any(|tag| machine.tags.contains(tag)))
+            && (self.like.is_empty() || self.like.iter().any(|pattern| matches(pattern, &machine.name)))
+    }
+}
 
 impl Backups {
     pub(super) fn status(&self) -> Result<Value> {
@@ -52,25 +62,15 @@ impl Backups {
     }
 
     pub(super) fn list(&self, list: &List) -> Result<Value> {
-        let mut found = Vec::new();
-        for (hypervisor, driver) in hypervisors::all(&self.sources)? {
-            if list.on.as_ref().is_some_and(|on| *on != hypervisor) {
-                continue;
-            }
-            for machine in hypervisors::inventory(driver.as_ref())?.machines()? {
-                let is_tagged = list.tags.is_empty() || list.tags.iter().any(|tag| machine.tags.contains(tag));
-                let is_like = list.like.is_empty() || list.like.iter().any(|pattern| matches(pattern, &machine.name));
-                if is_tagged && is_like {
-                    let path = Path::new("backup").join(&hypervisor).join(&machine.name);
-                    found.push(json!({
-                        "machine": format!("{hypervisor}/{}", machine.name),
-                        "tags": machine.tags,
-                        "folder": self.mounted.get().map_or_else(|| path.clone(), |mounted| mounted.join(&path)),
-                    }));
-                }
-            }
-        }
-        Ok(Value::Array(found))
+        let folder = |path: &Path| self.mounted.get().map_or_else(|| path.to_owned(), |mounted| mounted.join(path));
+        let told = |(hypervisor, machine): (String, Listed)| {
+            json!({
+                "machine": format!("{hypervisor}/{}", machine.name),
+                "tags": machine.tags,
+                "folder": folder(&Path::new("backup").join(&hypervisor).join(&machine.name)),
+            })
+        };
+        Ok(hypervisors::listed(&self.sources, list)?.into_iter().map(told).collect())
     }
 
     /// The machines of each hypervisor, and those that were backed up.
@@ -81,7 +81,7 @@ impl Backups {
         }
         let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (name, driver) in hypervisors::all(&self.sources).unwrap_or_default() {
-            let machines = hypervisors::inventory(driver.as_ref()).and_then(hv_drivers::driver::Inventory::machines);
+            let machines = hypervisors::inventory(driver.as_ref()).and_then(Inventory::machines);
             let names = machines.unwrap_or_default().into_iter().map(|machine| machine.name);
             found.insert(name, names.collect());
         }

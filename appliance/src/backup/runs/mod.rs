@@ -23,7 +23,7 @@ use blockdev::{Error, Result};
 use parking_lot::{Mutex, RwLock};
 use serde_json::Value;
 
-use self::list::Listed;
+use self::list::Known;
 pub use self::request::{Begin, End, List, Request};
 use super::{record::Chain, run::Run, store::Store};
 use crate::{cli::Sources, output};
@@ -35,7 +35,7 @@ pub struct Backups {
     /// Where the tree is mounted: without that nobody can read anything.
     mounted: OnceLock<PathBuf>,
     machines: Mutex<BTreeMap<String, Arc<Machine>>>,
-    listed: Mutex<Option<Listed>>,
+    listed: Mutex<Option<Known>>,
 }
 
 /// A machine's.

@@ -46,7 +46,8 @@ pub struct Begin {
 /// What is known of it when it ends.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct End {
-    pub machine: String,
+    /// `HYPERVISOR/MACHINE`; `None`: all that the job has.
+    pub machine: Option<String>,
     pub job: String,
     /// What Bacula says of it.
     pub status: String,

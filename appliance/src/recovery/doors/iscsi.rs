@@ -37,7 +37,7 @@ pub fn open(record: &Record, folder: &Path, disks: &[LiveDisk]) -> Result<Box<dy
             identity: disk.identity.clone().into_bytes(),
             reservations: Some(reservations),
             // VMware never flushes; QEMU does.
-            write_through: record.qemu.is_none(),
+            write_through: record.settings.is_none(),
         };
         target.insert(lun, Arc::new(LogicalUnit::new(Disk::Writable(Arc::clone(&disk.disk)), options)?))?;
     }

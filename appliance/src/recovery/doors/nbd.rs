@@ -33,7 +33,11 @@ pub fn open(record: &Record, folder: &Path, disks: &[LiveDisk]) -> Result<Box<dy
     let wanted = if record.door == Door::Nbd { record.wanted("") } else { Vec::new() };
     let wanted: Vec<_> = wanted.into_iter().filter(|address| !address.is_empty()).collect();
     let (tcp, clients) = sockets(record, &wanted)?;
-    let mut listeners = vec![Listener::unix(&socket(folder))?];
+    let mut listeners = Vec::new();
+    if let Some(reach) = &record.reach {
+        listeners.push(reach.listen()?);
+    }
+    listeners.push(Listener::unix(&socket(folder))?);
     listeners.extend(tcp);
     let config = Config { clients, report: Some(Box::new(output::note)), ..Config::default() };
     Ok(Box::new(Nbd(Server::start(config, exports, listeners)?)))

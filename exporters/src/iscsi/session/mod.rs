@@ -230,6 +230,8 @@ impl Session {
             task.abort();
             self.retire(&task);
         }
+        // Each names the connection, which names them.
+        connection.transfers.lock().forget();
         let mut state = self.state.lock();
         state.early.retain(|_, delivery| !Arc::ptr_eq(&delivery.connection, connection));
         if state.connections.get(&connection.number).is_some_and(|known| Arc::ptr_eq(known, connection)) {

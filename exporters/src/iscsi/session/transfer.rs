@@ -232,6 +232,12 @@ impl Transfer {
 }
 
 impl Transfers {
+    /// Nothing more comes of any of them.
+    pub(super) fn forget(&mut self) {
+        self.by_tag.clear();
+        self.waiting.clear();
+    }
+
     /// Promise what there is to commands that wait for it, and ask for their first bursts.
     fn grant(&mut self, burst: usize) -> Vec<Head> {
         let mut requests = Vec::new();

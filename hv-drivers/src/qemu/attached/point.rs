@@ -18,10 +18,11 @@ use super::{
 use crate::{
     Error, Result,
     driver::{Changed, DiskWish, Point, PointDisk, Wish},
+    durable,
     nbd::NbdDisk,
     qemu::{
         jobs,
-        nodes::{add_on_top, remove_file, remove_node},
+        nodes::{add_on_top, remove_node},
         source::{self, below},
     },
     qmp::Client,
@@ -89,7 +90,7 @@ fn make(machine: &Attached, monitor: &mut Client, wish: &Wish<'_>) -> Result<Poi
     }
     for (number, part) in parts.iter().enumerate() {
         let path = scratch_file(wish.scratch, wish.mark, number);
-        remove_file(&path)?;
+        durable::remove(&path)?;
         fs::File::create_new(&path).map_err(|e| Error::io(format!("cannot make {}", path.display()), e))?;
         let node = scratch_node(wish.mark, number);
         add_on_top(monitor, &path, &node, part.disk.size, &part.disk.node)?;
@@ -126,11 +127,9 @@ fn part(monitor: &mut Client, present: &[Disk], wanted: &DiskWish) -> Result<Par
 /// Serves the point, and opens its disks.
 fn serve(monitor: &mut Client, wish: &Wish<'_>, parts: Vec<Part>) -> Result<Vec<PointDisk>> {
     let socket = socket(wish.scratch, wish.mark);
-    remove_file(&socket)?;
+    durable::remove(&socket)?;
     let address = json!({ "type": "unix", "data": { "path": source::path(&socket)? } });
-    monitor
-        .execute("nbd-server-start", &json!({ "addr": address, "max-connections": 0 }))
-        .map_err(|e| e.context("the machine's NBD server cannot be started; does another backup program use it?"))?;
+    start_server(monitor, &json!({ "addr": address, "max-connections": 0 }))?;
     let mut disks = Vec::new();
     for (number, part) in parts.into_iter().enumerate() {
         let export = export(wish.mark, number);
@@ -152,6 +151,16 @@ fn serve(monitor: &mut Client, wish: &Wish<'_>, parts: Vec<Part>) -> Result<Vec<
         disks.push(PointDisk { name: part.disk.name, device: Arc::new(device), changed });
     }
     Ok(disks)
+}
+
+/// Starts QEMU's NBD server, of which there can be one. One without an export was left by a crash.
+fn start_server(monitor: &mut Client, how: &Value) -> Result<()> {
+    let Err(refused) = monitor.execute("nbd-server-start", how) else { return Ok(()) };
+    let exports = monitor.execute("query-block-exports", &json!({}))?;
+    if exports.as_array().is_some_and(Vec::is_empty) && monitor.execute("nbd-server-stop", &json!({})).is_ok() {
+        return monitor.execute("nbd-server-start", how).map(drop);
+    }
+    Err(refused.context("the machine's NBD server cannot be started; does another backup program use it?"))
 }
 
 /// Ends what there is of the point `mark` but its bitmaps; what is not there is no matter.
@@ -179,9 +188,9 @@ pub fn end(monitor: &mut Client, mark: &str) -> Result<()> {
         remove_node(monitor, &node)?;
         remove_node(monitor, &below(&node))?;
         if let Some(file) = file.as_deref().map(Path::new) {
-            remove_file(file)?;
+            durable::remove(file)?;
             if let Some(folder) = file.parent() {
-                remove_file(&socket(folder, mark))?;
+                durable::remove(&socket(folder, mark))?;
             }
         }
     }

@@ -25,13 +25,13 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-pub use settle::{Settled, settle};
+pub use settle::settle;
 
 use super::{
     Running,
     arguments::device,
     jobs,
-    nodes::{add_disk, remove_file, remove_node},
+    nodes::{add_disk, remove_node},
     source::below,
 };
 use crate::{
@@ -43,6 +43,8 @@ use crate::{
 
 /// What was begun, in the machine's folder.
 const RECORD: &str = "migration.json";
+/// The longest of them that is read, in bytes.
+const RECORD_MAX: u64 = 1 << 20;
 
 /// A machine's disks on their way.
 #[derive(Debug)]
@@ -241,7 +243,7 @@ impl Migration {
             jobs::cancel(&mut monitor, &disk.job())?;
             remove_node(&mut monitor, &disk.node)?;
             remove_node(&mut monitor, &below(&disk.node))?;
-            remove_file(&disk.target.path)?;
+            durable::remove(&disk.target.path)?;
         }
         self.forget()
     }
@@ -307,7 +309,7 @@ impl Migration {
     }
 
     fn forget(&self) -> Result<()> {
-        remove_file(&self.running.folder().join(RECORD))
+        durable::remove(&self.running.folder().join(RECORD))
     }
 }
 

@@ -4,20 +4,15 @@
 //! `run.json` names the new ones. So whichever it names has all that the guest was told to be written, and the machine
 //! starts from those again.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
-use super::{Moved, RECORD, Record, remove_file, scratch_file, verify};
-use crate::{Error, Result, driver::DiskSource, qemu::Running, qemu::read_spec};
-
-/// How a migration has ended with its QEMU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Settled {
-    /// The machine had not left its disks and starts from them again. The copies were removed.
-    Stayed,
-    /// The machine had gone over to the copies and starts from them again. They were not compared to their end, and can
-    /// be no more: what they were in the moment of going over was known to QEMU alone.
-    Moved,
-}
+use super::{Moved, RECORD, RECORD_MAX, Record, scratch_file, verify};
+use crate::{
+    Error, Result,
+    driver::{DiskSource, Settled},
+    durable,
+    qemu::{Running, read_spec},
+};
 
 impl Moved {
     fn is_at(&self, place: &DiskSource) -> bool {
@@ -40,14 +35,14 @@ pub fn settle(folder: &Path) -> Result<Option<Settled>> {
     let places = read_spec(folder)?.disks;
     let has_moved = places.len() == record.disks.len() && record.disks.iter().zip(&places).all(|(d, at)| d.is_at(at));
     for disk in &record.disks {
-        remove_file(&scratch_file(disk))?;
+        durable::remove(&scratch_file(disk))?;
         if !has_moved {
-            remove_file(&disk.target.path)?;
+            durable::remove(&disk.target.path)?;
         }
     }
-    remove_file(&folder.join(verify::SOCKET))?;
+    durable::remove(&folder.join(verify::SOCKET))?;
     // Last: until then it is known what there is to remove.
-    remove_file(&folder.join(RECORD))?;
+    durable::remove(&folder.join(RECORD))?;
     Ok(Some(if has_moved { Settled::Moved } else { Settled::Stayed }))
 }
 
@@ -55,11 +50,7 @@ impl Record {
     /// What was begun on the machine in `folder`; `None` when nothing was.
     pub(super) fn read(folder: &Path) -> Result<Option<Self>> {
         let path = folder.join(RECORD);
-        let text = match fs::read(&path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(Error::io(format!("cannot read {}", path.display()), e)),
-        };
+        let Some(text) = durable::read(&path, RECORD_MAX)? else { return Ok(None) };
         let record = serde_json::from_slice(&text);
         record.map(Some).map_err(|e| Error::damaged(format!("{}: {e}", path.display())))
     }

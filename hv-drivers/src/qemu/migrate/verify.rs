@@ -12,13 +12,14 @@ use serde_json::json;
 use super::{
     super::{
         jobs,
-        nodes::{add_disk, remove_file, remove_node},
+        nodes::{add_disk, remove_node},
     },
     Completion, Migration, Moved, scratch_file,
 };
 use crate::{
     Error, Result,
     driver::{DiskSource, FileFormat},
+    durable,
     nbd::NbdDisk,
     qemu::source::{self, below},
     qmp::Client,
@@ -69,9 +70,9 @@ impl Migration {
             jobs::cancel(monitor, &disk.keeper())?;
             remove_node(monitor, &disk.scratch())?;
             remove_node(monitor, &below(&disk.scratch()))?;
-            remove_file(&scratch_file(disk))?;
+            durable::remove(&scratch_file(disk))?;
         }
-        remove_file(&self.running.folder().join(SOCKET))
+        durable::remove(&self.running.folder().join(SOCKET))
     }
 
     /// Compares.
@@ -98,7 +99,7 @@ impl Migration {
         let mut monitor = self.running.monitor()?;
         // Of an earlier attempt.
         let _ = monitor.execute("nbd-server-stop", &json!({}));
-        remove_file(socket)?;
+        durable::remove(socket)?;
         let address = json!({ "type": "unix", "data": { "path": source::path(socket)? } });
         monitor.execute("nbd-server-start", &json!({ "addr": address }))?;
         for node in self.record.disks.iter().flat_map(|disk| [disk.from.clone(), disk.scratch()]) {

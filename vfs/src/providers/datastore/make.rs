@@ -3,7 +3,8 @@
 //! ```text
 //! FOLDER/datastore.json        what it was made for
 //! FOLDER/files/                what clients see: place holders of the disks, and files of their own
-//! FOLDER/disks/disk0.qcow2     the overlay: everything that clients wrote to the disk
+//! FOLDER/disks/disk0.qcow2     the overlay: everything that clients wrote to the disk; where that is a device of its own,
+//!                              what they wrote around it in its container
 //! FOLDER/disks/disk0.place     another name of the place holder
 //! ```
 //!
@@ -29,6 +30,7 @@ use rustix::fs::{FlockOperation, flock};
 use super::{
     Device, DiskSource, Settings,
     disk::Roomy,
+    framed::Framed,
     record::{Record, RecordedDisk},
 };
 use crate::node::is_name;
@@ -125,7 +127,7 @@ fn check(sources: &[DiskSource], kind: Kind) -> Result<()> {
         if sources.iter().take(at).any(|other| other.name == *name) {
             return Err(Error::invalid(format!("two disks are called {name:?}")));
         }
-        if matches!(source.device, Device::Writable(_)) && grows(kind).is_none_or(|grows| grows) {
+        if matches!(source.device, Device::Writable(_)) && grows(kind) == Some(true) {
             return Err(Error::invalid(format!("a disk that is written elsewhere, too, cannot be shown as {kind}")));
         }
     }
@@ -261,8 +263,14 @@ impl Shape<'_> {
         let plain = grows(self.kind) == Some(false);
         let identity = if plain { identity.into_owned() } else { format!("{identity} as {}", self.kind) };
         let mut options = overlay::Options::new(identity);
-        options.quota = settings.overlay_quota;
+        // What is around a device of its own is a few MiB.
+        options.quota = settings.overlay_quota.filter(|_| matches!(self.source.device, Device::Backup(_)));
         options
+    }
+
+    /// Whether an overlay of the datastore keeps what is written to the file, or a part of it.
+    const fn has_overlay(&self) -> bool {
+        matches!(self.source.device, Device::Backup(_)) || grows(self.kind).is_none()
     }
 
     /// Make the disk's files; how long the one with its bytes may become.
@@ -270,8 +278,8 @@ impl Shape<'_> {
         let failed = |e| Error::io(format!("cannot make the datastore {}", self.folder.display()), e);
         let content = self.content()?;
         let (size, limit) = (content.size(), self.limit(content.size())?);
-        if let Device::Backup(disk) = &self.source.device {
-            let base = self.base(disk, content, limit);
+        if self.has_overlay() {
+            let base = self.base(&self.disk(), content, limit);
             Overlay::create(&self.overlay_path(), base, &self.overlay_options(settings))?.close()?;
         }
         let (image, descriptor) = self.names();
@@ -304,14 +312,21 @@ impl Shape<'_> {
         let place = OpenOptions::new().read(true).write(true).open(&path);
         let place = place.map_err(|e| Error::io(format!("cannot open {}", path.display()), e))?;
         let name = self.source.name.clone();
-        let disk = match &self.source.device {
-            Device::Writable(device) => {
-                return Ok(OpenedDisk { name, device: Arc::clone(device), place, overlay: None });
-            }
-            Device::Backup(disk) => disk,
+        let overlay = if self.has_overlay() {
+            let base = self.base(&self.disk(), self.content()?, limit);
+            Some(Arc::new(Overlay::open(&self.overlay_path(), base, &self.overlay_options(settings))?))
+        } else {
+            None
         };
-        let base = self.base(disk, self.content()?, limit);
-        let overlay = Arc::new(Overlay::open(&self.overlay_path(), base, &self.overlay_options(settings))?);
-        Ok(OpenedDisk { name, device: Arc::clone(&overlay) as Arc<dyn WriteAt>, place, overlay: Some(overlay) })
+        let (device, overlay) = match (&self.source.device, overlay) {
+            (Device::Backup(_), Some(overlay)) => (Arc::clone(&overlay) as Arc<dyn WriteAt>, Some(overlay)),
+            (Device::Writable(device), Some(frame)) => {
+                let at = containers::place_of(self.kind, &self.disk())?.unwrap_or(0);
+                (Arc::new(Framed::new(Arc::clone(device), at, frame)) as Arc<dyn WriteAt>, None)
+            }
+            (Device::Writable(device), None) => (Arc::clone(device), None),
+            (Device::Backup(_), None) => return Err(Error::invalid(format!("{name} has no overlay"))),
+        };
+        Ok(OpenedDisk { name, device, place, overlay })
     }
 }

@@ -22,6 +22,7 @@
 //! depth of folders, the files that are kept open.
 
 mod disk;
+mod framed;
 mod host;
 mod index;
 mod make;
@@ -62,7 +63,8 @@ const OPEN_FILES: usize = 256;
 pub enum Device {
     /// In a backup: what is written goes to an overlay that the datastore makes and keeps.
     Backup(Arc<dyn BlockDevice>),
-    /// On a device that takes writes by itself, and that others may use, too. Only as raw or flat VMDK.
+    /// On a device that takes writes by itself, and that others may use, too. Only as what has it in one piece: raw, flat
+    /// VMDK, fixed VHDX and VHD. What is written around it is kept by the datastore.
     Writable(Arc<dyn WriteAt>),
 }
 

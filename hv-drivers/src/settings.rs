@@ -1,10 +1,17 @@
-//! How a machine is started, apart from what it is.
+//! How a machine is started, apart from what it is, whoever runs it.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
+use blockdev::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::{driver::DiskSource, machine::Machine};
+use crate::{driver::DiskSource, durable, machine::Machine};
+
+/// The longest record that is read, in bytes.
+const SPEC_MAX: u64 = 4 << 20;
 
 /// What a machine is started with; kept in its folder.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -17,11 +24,35 @@ pub struct Spec {
     pub settings: Settings,
 }
 
+impl Spec {
+    /// The one in the file `path`.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` when there is none, `Damaged` when it cannot be understood.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = durable::read(path, SPEC_MAX)?;
+        let text = text.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no {}", path.display())))?;
+        serde_json::from_slice(&text).map_err(|e| Error::damaged(format!("{}: {e}", path.display())))
+    }
+
+    /// Writes it; it is durable then.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let text = serde_json::to_vec_pretty(self);
+        let text = text.map_err(|e| Error::invalid(format!("{}: {e}", path.display())))?;
+        durable::write(path, &text).map_err(|e| Error::io(format!("cannot write {}", path.display()), e))
+    }
+}
+
 /// How a machine is started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Settings {
-    /// The program; `None`: `qemu-system-x86_64` on the path.
+    /// QEMU's program; `None`: `qemu-system-x86_64` on the path.
     pub program: Option<PathBuf>,
     /// What runs its processors.
     pub accelerator: Accelerator,
@@ -37,7 +68,7 @@ pub struct Settings {
     pub cpus: Option<u32>,
     /// It is thrown away afterwards: what it writes need not survive, flushes are left out.
     pub throwaway: bool,
-    /// It is started standing still; [`Running::resume`](super::Running::resume) lets it go.
+    /// It is started standing still; [`LifeCycle::resume`](crate::driver::LifeCycle::resume) lets it go.
     pub paused: bool,
     /// How long requests wait for a server that is gone before the guest is paused.
     pub reconnect: Duration,

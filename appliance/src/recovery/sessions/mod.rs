@@ -3,25 +3,26 @@
 //! Each session has a lock that whoever changes it holds: stopping waits for preparing. What a session needs besides, its
 //! sources, is shared with others that name the same.
 
+mod moved;
+
 use std::{
     collections::BTreeMap,
     fs,
     path::Path,
     sync::{Arc, Weak, atomic::Ordering},
+    time::Duration,
 };
 
 use blockdev::{Error, ErrorKind, ReadAt, Result};
-use hv_drivers::{
-    machine::Firmware,
-    qemu::{Settings, migrate::Settled},
-};
+use hv_drivers::{driver::Settled, machine::Firmware, settings::Settings};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::{
+    doors::{self, reach::Reach},
     live::Live,
     machine,
-    record::{DiskRecord, Door, Record, State, now},
+    record::{DiskFormat, DiskRecord, Door, Hypervisor, Record, State, now},
     store::Store,
     target,
 };
@@ -32,6 +33,7 @@ use crate::{
         source::{DiskSource, Disks},
     },
     guest_fix, output,
+    smb::Login,
 };
 
 /// What is to be recovered, and how.
@@ -41,15 +43,17 @@ pub struct Wish {
     pub target: String,
     pub sources: Sources,
     pub door: Door,
+    pub format: Option<DiskFormat>,
+    pub login: Option<Login>,
     pub listen: Option<String>,
     pub allow: Vec<String>,
     pub quota: Option<u64>,
     /// Seconds.
     pub lease: Option<u64>,
     pub fix: Option<guest_fix::Target>,
-    /// How QEMU runs the machine; `None`: it is not run here.
-    pub qemu: Option<Settings>,
-    /// Whatever its description says.
+    /// How the machine is run here, and by whom; `None`: it is not.
+    pub run: Option<(Hypervisor, Settings)>,
+    /// Its firmware, whatever its description says.
     pub firmware: Option<Firmware>,
 }
 
@@ -86,7 +90,8 @@ impl Sessions {
         let target = target::Target::find(&opened, &wish.target)?;
         let disks = disks_of(&wish.sources, &opened, &target)?;
         let id = self.store.new_id(&target.machine)?;
-        let record = Record {
+        let (hypervisor, settings) = wish.run.clone().unzip();
+        let mut record = Record {
             id: id.clone(),
             machine: target.machine,
             point: target.path,
@@ -96,6 +101,8 @@ impl Sessions {
             lease_until: wish.lease.map(|seconds| now().saturating_add(seconds)),
             sources: wish.sources.clone(),
             door: wish.door,
+            format: wish.format,
+            login: wish.login.clone(),
             listen: wish.listen.clone(),
             allow: wish.allow.clone(),
             addresses: Vec::new(),
@@ -103,11 +110,14 @@ impl Sessions {
             quota: wish.quota,
             fix: wish.fix,
             fixed: false,
-            qemu: wish.qemu.clone(),
+            settings,
+            hypervisor: hypervisor.unwrap_or_default(),
+            reach: None,
             firmware: wish.firmware,
             targets: Vec::new(),
             moved: false,
         };
+        record.reach = machine::check(&record)?.map(|user| Reach::new(&id, user));
         let lock = self.lock_of(&id);
         let guard = lock.lock();
         self.store.put(&record)?;
@@ -118,7 +128,7 @@ impl Sessions {
             Ok(record) => Ok(self.value(&record)),
             Err(e) => {
                 // Nobody knows of it yet, so nobody would stop it.
-                if let Err(left) = self.stop(&id, &|_| ()) {
+                if let Err(left) = self.stop(&id, None, &|_| ()) {
                     output::note(&format!("{id}: what is left of it cannot be removed: {left}"));
                 }
                 Err(e)
@@ -139,15 +149,15 @@ impl Sessions {
             record.fixed = true;
             self.store.put(&record)?;
         }
-        if let (Some(live), Some(settings), State::Preparing) = (&live, &record.qemu, record.state) {
+        if let (Some(live), Some(_), State::Preparing) = (&live, &record.settings, record.state) {
             step("machine");
             let machine = machine::described(opened, &record, &live.sources())?;
             let (folder, session) = (self.store.machine_folder(&record.id), self.store.session_folder(&record.id));
-            let running = machine::start(&folder, &session, &record, machine, settings)?;
-            running.notes.iter().for_each(|note| step(&format!("machine: {note}")));
+            let notes = machine::start(&folder, &session, &record, &machine)?;
+            notes.iter().for_each(|note| step(&format!("machine: {note}")));
         }
         if record.state == State::Preparing {
-            record.state = if record.qemu.is_some() { State::Running } else { State::Ready };
+            record.state = if record.settings.is_some() { State::Running } else { State::Ready };
         }
         self.store.put(&record)?;
         step("ready");
@@ -168,16 +178,19 @@ impl Sessions {
             let Some(guard) = lock.try_lock() else { continue };
             // It may have changed since it was listed.
             let Ok(record) = self.store.get(&id) else { continue };
-            let is_live = self.live.lock().contains_key(&id);
-            let waits = if record.state == State::Stopping || record.is_overdue() {
+            let live = self.live.lock().get(&id).map(Arc::clone);
+            let is_live = live.is_some();
+            let waits = if record.state == State::Moved {
+                Ok(None)
+            } else if record.state == State::Stopping || record.is_overdue() {
                 drop(guard);
-                self.stop(&id, &|_| ()).map(|()| None)
+                self.stop(&id, None, &|_| ()).map(|()| None)
             } else if record.state == State::Migrating && is_live {
                 drop(guard);
                 self.go_on_moving(id.clone());
                 Ok(None)
-            } else if record.state == State::Running && is_live {
-                self.look_after(record)
+            } else if let (State::Ready | State::Running | State::Off, Some(live)) = (record.state, &live) {
+                live.tend().and_then(|()| self.look_after(record))
             } else if record.state == State::Preparing || (record.state.is_served() && !is_live) {
                 let resumed =
                     self.sources(&record.sources, false).and_then(|opened| self.bring_up(record, &opened, &|_| ()));
@@ -207,29 +220,42 @@ impl Sessions {
         }
     }
 
-    /// Ends a session and removes all that it made. What was removed before, by a stop that was broken off, is no error.
+    /// Ends a session and removes all that it made. What was removed before, by a stop that was broken off, is no error. With
+    /// `shutdown` its guest is asked to shut down first and has so long for that. A machine that has moved is only asked.
     ///
     /// # Errors
     ///
-    /// When there is no such session, or something cannot be removed: then it stays listed and can be stopped again.
-    pub fn stop(&self, id: &str, step: &dyn Fn(&str)) -> Result<()> {
+    /// When there is no such session, or something cannot be removed: then it stays listed and can be stopped again. When
+    /// the guest of a machine that has moved does not shut down: it runs on.
+    pub fn stop(&self, id: &str, shutdown: Option<Duration>, step: &dyn Fn(&str)) -> Result<()> {
         if let Some(live) = self.live.lock().get(id) {
             live.is_ending.store(true, Ordering::Relaxed);
         }
         let lock = self.lock_of(id);
         let _guard = lock.lock();
         let mut record = self.store.get(id)?;
+        let machine = self.store.machine_folder(id);
+        if record.state == State::Moved {
+            return moved::shut_down(&record, &machine, shutdown, step);
+        }
+        if let (Some(grace), Some(_), false) = (shutdown, &record.settings, record.moved) {
+            step("shutting down");
+            match machine::shut_down(&record, &machine, grace) {
+                Ok(true) => {}
+                Ok(false) => step(&format!("the guest has not shut down within {} s; it is ended", grace.as_secs())),
+                Err(e) => step(&format!("the guest cannot be asked to shut down: {e}")),
+            }
+        }
         record.state = State::Stopping;
         match self.store.put(&record) {
             // What is removed now makes the room.
             Err(e) if e.kind() == ErrorKind::NoSpace => output::note(&format!("{id}: {e}")),
             put => put?,
         }
-        let machine = self.store.machine_folder(id);
         if !record.moved && machine.exists() {
             step("machine");
             // One that had gone over to disks that stay has left nothing here but what it is started by.
-            if machine::stop(&machine)? == Some(Settled::Moved) {
+            if machine::stop(&record, &machine)? == Some(Settled::Moved) {
                 record.moved = true;
                 self.store.put(&record)?;
             } else {
@@ -244,9 +270,19 @@ impl Sessions {
                 output::note(&format!("{id}: {e}"));
             }
         }
+        let session = self.store.session_folder(id);
+        doors::sweep(&record, &session)?;
         step("overlays");
-        removed(&self.store.session_folder(id))?;
-        self.store.delete(id)?;
+        removed(&session)?;
+        if record.moved {
+            record.state = State::Moved;
+            (record.problem, record.lease_until) = (None, None);
+            record.addresses.clear();
+            record.disks.iter_mut().for_each(|disk| disk.uri = None);
+            self.store.put(&record)?;
+        } else {
+            self.store.delete(id)?;
+        }
         self.changing.lock().remove(id);
         self.waits.lock().remove(id);
         step("stopped");
@@ -262,6 +298,9 @@ impl Sessions {
         let lock = self.lock_of(id);
         let _guard = lock.lock();
         let mut record = self.store.get(id)?;
+        if record.state == State::Moved {
+            return Err(Error::invalid(format!("{id} is over: its machine has disks of its own, and stays")));
+        }
         record.lease_until = seconds.map(|seconds| now().saturating_add(seconds));
         self.store.put(&record)?;
         Ok(self.value(&record))
@@ -284,8 +323,11 @@ impl Sessions {
         Ok(self.value(&record))
     }
 
-    pub fn list(&self) -> Result<Value> {
-        Ok(self.store.all()?.iter().map(|record| self.value(record)).collect())
+    /// The sessions; with `all` the machines, too, that have moved.
+    pub fn list(&self, all: bool) -> Result<Value> {
+        let records = self.store.all()?;
+        let listed = records.iter().filter(|record| all || record.state != State::Moved);
+        Ok(listed.map(|record| self.value(record)).collect())
     }
 
     pub fn show(&self, id: &str) -> Result<Value> {
@@ -294,7 +336,7 @@ impl Sessions {
 
     /// Whether there is nothing to keep alive.
     pub fn is_idle(&self) -> bool {
-        self.store.all().is_ok_and(|all| all.is_empty())
+        self.store.all().is_ok_and(|all| all.iter().all(|record| record.state == State::Moved))
     }
 
     /// Closes all doors in good order. The sessions stay, and go on with the next daemon.
@@ -322,6 +364,7 @@ impl Sessions {
             "age": now().saturating_sub(record.created),
             "lease_until": record.lease_until,
             "door": record.door,
+            "warning": doors::warning(record),
             "addresses": record.addresses,
             "disks": record.disks.iter().map(|disk| json!({
                 "name": disk.name,
@@ -330,7 +373,8 @@ impl Sessions {
                 "uri": disk.uri,
                 "overlay": record.overlay(&self.store.session_folder(&record.id), disk),
             })).collect::<Vec<_>>(),
-            "machine_state": machine::value(&self.store.machine_folder(&record.id)),
+            "machine_state": machine::value(record, &self.store.machine_folder(&record.id)),
+            "moved_to": record.targets.iter().filter(|_| record.moved).collect::<Vec<_>>(),
             "overlay_quota": record.quota,
             "overlay_bytes": figures.overlay_bytes,
             "bytes_read": figures.bytes_read,

@@ -1,4 +1,4 @@
-//! Samba as a process: started, looked after, ended.
+//! Samba as a process: started, looked after, ended, also one that a killed program has left.
 
 use std::{
     ffi::OsStr,
@@ -13,14 +13,19 @@ use std::{
 };
 
 use blockdev::{Error, ErrorKind, Result};
-use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_process_group};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal, test_kill_process_group,
+};
 
-use super::configuration::{Access, Configuration};
+use super::configuration::{Access, Configuration, Login};
 
 /// How long Samba may take to listen, and to end.
 const START: Duration = Duration::from_secs(20);
 const STOP: Duration = Duration::from_secs(5);
 const TICK: Duration = Duration::from_millis(20);
+
+/// Its configuration, in its folder.
+const CONFIGURATION: &str = "smb.conf";
 
 /// Where Samba's programs are when the search path is an ordinary user's.
 const FOLDERS: [&str; 3] = ["/usr/sbin", "/usr/local/sbin", "/usr/local/samba/sbin"];
@@ -59,20 +64,14 @@ impl Samba {
     /// # Errors
     ///
     /// When it does not start, or does not take the user.
-    pub fn start(
-        program: &Path,
-        folder: &Path,
-        text: &str,
-        configuration: &Configuration,
-        password: Option<&str>,
-    ) -> Result<Self> {
+    pub fn start(program: &Path, folder: &Path, text: &str, configuration: &Configuration) -> Result<Self> {
         let cannot = |e| Error::io("cannot write Samba's files", e);
         for place in ["private", "lock", "state", "cache", "pid", "ncalrpc"] {
             fs::create_dir(folder.join(place)).map_err(cannot)?;
         }
-        let file = folder.join("smb.conf");
+        let file = folder.join(CONFIGURATION);
         fs::write(&file, text).map_err(cannot)?;
-        if let (Access::User(user), Some(password)) = (&configuration.access, password) {
+        if let Access::User(Login { user, password }) = &configuration.access {
             add_user(&file, user, password)?;
         }
         let mut command = Command::new(program);
@@ -117,25 +116,8 @@ impl Samba {
     /// End it: its clients are cut off, for there is nothing they could lose.
     pub fn stop(&mut self) {
         self.stop_group();
-        self.stop_helpers();
-    }
-
-    /// End what Samba started for itself and let go of: they leave their numbers in its folder.
-    fn stop_helpers(&self) {
-        let files = fs::read_dir(self.folder.join("pid")).into_iter().flatten().flatten();
-        let numbers = files.filter_map(|file| fs::read_to_string(file.path()).ok()?.trim().parse().ok());
-        for pid in numbers.filter_map(Pid::from_raw) {
-            // The number may be that of another process by now.
-            let ours = |arguments: Vec<u8>| {
-                let folder = self.folder.as_os_str().as_encoded_bytes();
-                arguments.windows(folder.len()).any(|part| part == folder)
-            };
-            let arguments = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero()));
-            if arguments.is_ok_and(ours) {
-                // It may just have ended.
-                let _gone = kill_process(pid, Signal::TERM);
-            }
-        }
+        // What it started for itself and let go of.
+        let _ends_by_itself = end_all(&self.folder);
     }
 
     fn stop_group(&mut self) {
@@ -169,6 +151,54 @@ impl Drop for Samba {
     }
 }
 
+/// Ends all of Samba that has its files in `folder`, whoever started it.
+///
+/// # Errors
+///
+/// When a process does not end.
+pub fn end_all(folder: &Path) -> Result<()> {
+    let file = folder.join(CONFIGURATION);
+    for signal in [Signal::TERM, Signal::KILL] {
+        let until = Instant::now() + STOP;
+        while signal_all(&file, signal)? > 0 {
+            if Instant::now() > until {
+                break;
+            }
+            thread::sleep(TICK);
+        }
+    }
+    match signal_all(&file, Signal::KILL)? {
+        0 => Ok(()),
+        left => Err(Error::new(ErrorKind::Io, format!("{left} processes of Samba do not end ({})", file.display()))),
+    }
+}
+
+/// Sends a signal to the processes that were told the configuration `file`; how many there are.
+fn signal_all(file: &Path, signal: Signal) -> Result<usize> {
+    let processes = fs::read_dir("/proc").map_err(|e| Error::io("cannot look for processes of Samba", e))?;
+    let mut found = 0;
+    for entry in processes.flatten() {
+        let name = entry.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw) else { continue };
+        // Held before it is looked at: its number may be another's in a moment.
+        let Ok(held) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
+        // One that has ended has no arguments any more.
+        if fs::read(entry.path().join("cmdline")).is_ok_and(|line| is_told(&line, file)) {
+            found += 1;
+            let _gone = pidfd_send_signal(&held, signal);
+        }
+    }
+    Ok(found)
+}
+
+/// Whether a process with these arguments was told the configuration `file`, and does not just look at it.
+fn is_told(line: &[u8], file: &Path) -> bool {
+    let file = file.as_os_str().as_encoded_bytes();
+    let arguments: Vec<_> = line.split(|b| *b == 0).collect();
+    let pair = |pair: &[&[u8]]| matches!(pair, [b"--configfile" | b"-c", told] if *told == file);
+    arguments.windows(2).any(pair) || arguments.iter().any(|a| a.strip_prefix(b"--configfile=") == Some(file))
+}
+
 fn listens(address: SocketAddr) -> bool {
     let address = match address.ip() {
         ip if ip.is_unspecified() && ip.is_ipv4() => SocketAddr::from(([127, 0, 0, 1], address.port())),
@@ -196,4 +226,25 @@ fn add_user(configuration: &Path, user: &str, password: &str) -> Result<()> {
     let words = String::from_utf8_lossy(&output.stderr);
     let words = words.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("no reason given");
     Err(Error::invalid(format!("Samba does not take the user {user}, who has to be one of this machine: {words}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whose_configuration_it_is() {
+        let file = Path::new("/state/web01-1/smb/smb.conf");
+        for (line, is_it) in [
+            ("smbd\0--foreground\0--configfile\0/state/web01-1/smb/smb.conf\0", true),
+            ("samba-dcerpcd\0--configfile=/state/web01-1/smb/smb.conf\0--np-helper\0", true),
+            ("smbpasswd\0-c\0/state/web01-1/smb/smb.conf\0-s\0", true),
+            ("less\0/state/web01-1/smb/smb.conf\0", false),
+            ("smbd\0--configfile\0/state/web01-11/smb/smb.conf\0", false),
+            ("smbd\0--configfile=/other/state/web01-1/smb/smb.conf\0", false),
+            ("", false),
+        ] {
+            assert_eq!(is_told(line.as_bytes(), file), is_it, "{line:?}");
+        }
+    }
 }

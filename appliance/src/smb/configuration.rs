@@ -1,8 +1,9 @@
 //! What Samba is told (smb.conf(5)).
 
-use std::{net::SocketAddr, path::Path};
+use std::{fmt, net::SocketAddr, path::Path};
 
 use blockdev::{Error, Result};
+use serde::{Deserialize, Serialize};
 
 /// Longest name of a share that all clients show.
 const SHARE_MAX: usize = 80;
@@ -16,9 +17,28 @@ const CHARACTERS: [u32; 8] = [0x22, 0x2a, 0x3a, 0x3c, 0x3e, 0x3f, 0x5c, 0x7c];
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Access {
     /// One user, with a password.
-    User(String),
+    User(Login),
     /// Everybody.
     Guests,
+}
+
+/// A user of this machine, and the password for the share.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Login {
+    pub user: String,
+    pub password: String,
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Login").field("user", &self.user).finish_non_exhaustive()
+    }
+}
+
+impl From<Option<Login>> for Access {
+    fn from(login: Option<Login>) -> Self {
+        login.map_or(Self::Guests, Self::User)
+    }
 }
 
 /// What there is to tell.
@@ -53,7 +73,7 @@ impl Configuration {
         {
             return Err(Error::invalid(format!("{share:?} cannot be the name of a share; use letters and digits")));
         }
-        if let Access::User(user) = &access
+        if let Access::User(Login { user, .. }) = &access
             && (user.is_empty() || user.chars().any(|c| c.is_control() || " ,@+&%\"'\\/:".contains(c)))
         {
             return Err(Error::invalid(format!("{user:?} is no name of a user of this machine")));
@@ -64,13 +84,28 @@ impl Configuration {
         Ok(Self { share, access, address, allow, processes: 256, maps_characters: true, writable: false })
     }
 
+    /// What an operator has to be told of a share that other machines reach; `what` it shows. `None`: only this one does.
+    pub fn warning(&self, what: &str) -> Option<String> {
+        let Self { address, access, allow, writable, .. } = self;
+        if address.ip().is_loopback() {
+            return None;
+        }
+        let who = match access {
+            Access::User(Login { user, .. }) => format!("whoever has the password of {user}"),
+            Access::Guests => "everybody, without a password,".into(),
+        };
+        let does = if *writable { "read and write" } else { "read" };
+        let place = if allow.is_empty() { "that reaches this address" } else { "that --allow names" };
+        Some(format!("{address} is reached from the network: {who} can {does} {what} from any machine {place}"))
+    }
+
     /// The text for a tree that is mounted on `tree`; Samba keeps its own files in `folder`, or where it does by default.
     ///
     /// # Errors
     ///
     /// When a path cannot be written in it.
     pub fn text(&self, tree: &Path, folder: Option<&Path>) -> Result<String> {
-        let mut text = String::from("# Written by revenant export smb.\n[global]\n");
+        let mut text = String::from("# Written by revenant.\n[global]\n");
         let mut set = |name: &str, value: &str| text.push_str(&format!("    {name} = {value}\n"));
         set("server role", "standalone server");
         set("server string", "Revenant");
@@ -126,7 +161,7 @@ impl Configuration {
             set("durable handles", "yes");
         }
         match &self.access {
-            Access::User(user) => {
+            Access::User(Login { user, .. }) => {
                 set("valid users", user);
                 set("guest ok", "no");
             }
@@ -186,25 +221,30 @@ mod tests {
         Configuration::new(share, access, "127.0.0.1:445".parse().unwrap(), &[])
     }
 
+    fn user(name: &str) -> Access {
+        Access::User(Login { user: name.into(), password: "secret".into() })
+    }
+
     #[test]
     fn nobody_writes_a_configuration_by_a_name() {
         for share in ["", "a]\n[b", "global", "IPC$", "a/b", "x ", &"x".repeat(81)] {
             assert!(made(share, Access::Guests).is_err(), "{share:?}");
         }
         for user in ["", "@admins", "a b", "a\nguest ok = yes", "%U"] {
-            assert!(made("x", Access::User(user.into())).is_err(), "{user:?}");
+            assert!(made("x", self::user(user)).is_err(), "{user:?}");
         }
         let allow = ["10.0.0.0/8 evil".to_owned()];
         assert!(Configuration::new("x", Access::Guests, "127.0.0.1:445".parse().unwrap(), &allow).is_err());
-        let good = made("Bücher 2026", Access::User("backup".into())).unwrap();
+        let good = made("Bücher 2026", user("backup")).unwrap();
         assert!(good.text(Path::new("/mnt/a\nb"), None).is_err());
         assert!(good.text(Path::new("/mnt/%U"), None).unwrap().contains("path = /mnt/%%U\n"));
     }
 
     #[test]
     fn only_who_is_meant_gets_in() {
-        let text = made("x", Access::User("backup".into())).unwrap().text(Path::new("/mnt"), None).unwrap();
+        let text = made("x", user("backup")).unwrap().text(Path::new("/mnt"), None).unwrap();
         assert!(text.contains("valid users = backup\n") && text.contains("guest ok = no\n"), "{text}");
+        assert!(!text.contains("secret"), "{text}");
         assert!(text.contains("read only = yes\n") && text.contains("interfaces = 127.0.0.1\n"), "{text}");
     }
 }

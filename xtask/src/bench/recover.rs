@@ -89,13 +89,11 @@ impl Place<'_> {
             |driver: &str, path: &str| format!("driver={driver},node-name=disk0,file.driver=file,file.filename={path}");
         let local = self.boot(&file("raw", &format!("{scratch}/disk.raw")));
         bench.measure(&mut table, "local raw file", Some(&copied), &local, None);
-        for door in ["nbd", "iscsi"] {
+        for door in ["nbd", "iscsi", "nfs"] {
             let line = self.recovers(&format!("--on qemu --memory 1024 --cpus 2 --through {door}"));
             let line = format!("{line}; {}", Self::waits(&format!("{state}/machines/*/console.log")));
             bench.measure(&mut table, &format!("revenant, by {door}"), Some(clean), &line, None);
         }
-        let line = self.nfs()?;
-        bench.measure(&mut table, "revenant, by nfs", Some(clean), &line, None);
         // Again last: a machine that became slower meanwhile shows.
         bench.measure(&mut table, "local raw file, again", Some(&copied), &local, None);
         let top = format!("{scratch}{}", quoted(&self.fixture.big_file));
@@ -107,26 +105,6 @@ impl Place<'_> {
         );
         bench.measure(&mut table, "bextract, then boot", Some(clean), &restore, None);
         Ok(table)
-    }
-
-    /// QEMU's NFS client asks a port mapper, at its usual port: one of our own, in a network of its own.
-    fn nfs(&self) -> Result<String> {
-        let disk = format!("{}/disks/disk0.raw", self.point()?);
-        let serve = format!(
-            "export nfs {} --overlay {}/datastore --format raw --listen 127.0.0.1:2049 --portmap",
-            quoted(&disk),
-            self.scratch
-        );
-        let serve = self.bench.with_catalog(&self.fixture, &serve);
-        let node = "driver=raw,node-name=disk0,file.driver=nfs,file.server.type=inet,file.server.host=127.0.0.1,\
-             file.path=/datastore/disk0.raw";
-        let script = format!(
-            "ip link set lo up; {serve} >{0}/ready 2>/dev/null & echo $! >{0}/nfs.pid\n\
-             until [ -s {0}/ready ]; do sleep 0.01; done; {1}",
-            self.scratch,
-            self.boot(node)
-        );
-        Ok(format!("unshare -n sh -c {}", quoted(&script)))
     }
 
     /// The newest point of the machine in the tree.

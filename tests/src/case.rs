@@ -141,9 +141,22 @@ pub fn last_disk(revenant: &crate::program::Revenant) -> TreeDisk {
     let points = revenant.run(["points", "--json"]).json();
     let point = points.as_array().and_then(|p| p.last()).expect("a point");
     let path = format!("{}/disks/disk0.raw", point["tree_path"].as_str().expect("a path"));
+    let [sha256, _] = last_digests();
+    TreeDisk { path, sha256 }
+}
+
+/// The digests of both disks of [`machine_volume`] at its last point, as qemu-img read them.
+///
+/// # Panics
+///
+/// When they cannot be read.
+#[must_use]
+pub fn last_digests() -> [String; 2] {
     let lines = fs::read_to_string(machine_data("points.tsv")).expect("points.tsv");
-    let last = lines.lines().rfind(|line| line.split_whitespace().nth(1) == Some("disk0")).expect("disk0");
-    TreeDisk { path, sha256: last.split_whitespace().nth(3).expect("a digest").to_owned() }
+    ["disk0", "disk1"].map(|disk| {
+        let last = lines.lines().rfind(|line| line.split_whitespace().nth(1) == Some(disk)).expect("a disk");
+        last.split_whitespace().nth(3).expect("a digest").to_owned()
+    })
 }
 
 /// The shipped folder's file `path`, read as JSON.

@@ -18,6 +18,7 @@ pub mod program;
 pub mod random;
 pub mod recovery;
 pub mod served;
+pub mod tiny_guest;
 
 /// Whether this is root; owners, devices and trusted attributes are only compared then.
 #[must_use]

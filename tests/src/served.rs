@@ -80,6 +80,28 @@ impl Served {
         said(&self.stderr)
     }
 
+    /// The most memory that it ever had, in bytes.
+    ///
+    /// # Panics
+    ///
+    /// When the kernel does not tell.
+    #[must_use]
+    pub fn peak_memory(&self) -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("its status");
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
+    }
+
+    /// Kills it.
+    ///
+    /// # Panics
+    ///
+    /// When it has ended already.
+    pub fn kill(mut self) {
+        self.child.kill().expect("a signal");
+        self.child.wait().expect("its end");
+    }
+
     /// Sends it a signal and waits for its end.
     ///
     /// # Panics

@@ -16,8 +16,12 @@ use serde_json::Value;
 use tests::{
     compare::sha256,
     installed,
-    program::{Run, bare, run_within},
+    lab::Lab,
+    program::{Revenant, Run, bare, run_within},
+    recovery::entries,
+    served::Served,
     temp,
+    tiny_guest::reader_disk,
 };
 
 const LIMIT: Duration = Duration::from_secs(600);
@@ -167,11 +171,78 @@ fn a_trial_that_is_ended() {
     place.is_clean();
 }
 
+/// The granules of a boot trace, by number, in their order (the format is in `blockdev/src/layers/trace.rs`).
+fn granules(trace: &[u8]) -> Vec<u32> {
+    let number = |at: usize| u32::from_le_bytes(trace[at..at + 4].try_into().expect("four bytes"));
+    let run = |run: u32| {
+        let at = 28 + 8 * run as usize;
+        number(at)..number(at) + number(at + 4)
+    };
+    (0..number(24)).flat_map(run).collect()
+}
+
+/// What a machine in a volume of stock Bacula reads in a trial, where and in which order, is what is noted, and exactly that
+/// is read ahead by its next trial and by its recovery.
+#[test]
+fn what_a_trial_has_read_is_read_ahead() {
+    const GRANULE: u64 = 64 << 10;
+    const READ: [u32; 6] = [160, 32, 700, 96, 699, 40];
+    if !installed("boot traces", &["qemu-system-x86_64", "qemu-img"]) {
+        return;
+    }
+    let Some(lab) = Lab::up() else { return };
+    let source = lab.0.join("vms/tiny");
+    fs::create_dir_all(&source).expect("a folder");
+    // In the middle of a granule.
+    let places = READ.map(|granule| u64::from(granule) * GRANULE + 16384);
+    let raw = lab.0.join("disk.raw");
+    let Some(raw) = reader_disk(&raw, 48 << 20, &places) else { return };
+    let mut convert = Command::new("qemu-img");
+    convert.args(["convert", "-f", "raw", "-O", "qcow2"]).arg(raw).arg(source.join("disk0.qcow2"));
+    let _ = run_within(&mut convert, LIMIT).good();
+    lab.run(&["define", "tiny", "--path", source.to_str().expect("text"), "--signature", "MD5"]);
+    let _full = lab.backup("tiny", "Full");
+
+    let revenant = Revenant::new(&lab.volumes("tiny")).within(LIMIT);
+    let points = revenant.run(["points", "--json"]).json();
+    let point = points[0]["tree_path"].as_str().expect("a point");
+    let trial = ["verify", point, "--boot", "--json", "--accelerator", "tcg", "--memory", "64", "--wait-for"];
+    let trial = || revenant.run(trial.into_iter().chain(["console:READ-ALL"])).json()["disks"][0].clone();
+    let first = trial();
+    assert_eq!(first["read_ahead"], 0, "nothing was known: {first}");
+    let traces = entries(&revenant.cache.path().join("boot-traces"));
+    let [trace] = &traces[..] else { panic!("{traces:?}") };
+    // The firmware looks at the boot sector before the guest reads.
+    let noted = granules(&fs::read(trace).expect("a trace"));
+    assert_eq!(noted, [&[0], &READ[..]].concat());
+    let ahead = noted.len() as u64 * GRANULE;
+    assert_eq!(trial()["read_ahead"], ahead);
+
+    let state = temp();
+    let mut serve = bare(["serve", "--json", "--state"]);
+    let _daemon = Served::start(serve.arg(state.path()));
+    let with_state = |words: &[&str]| {
+        let mut command = revenant.command([&["recover"], words].concat());
+        run_within(command.arg("--json").arg("--state").arg(state.path()), LIMIT)
+    };
+    let session = with_state(&["tiny", "--on", "qemu", "--memory", "64", "--network", "none"]).json();
+    let console = session["machine_state"]["console_log"].as_str().expect("a console");
+    let begun = Instant::now();
+    while !fs::read_to_string(console).unwrap_or_default().contains("READ-ALL") {
+        assert!(begun.elapsed() < LIMIT, "it does not start");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let id = session["id"].as_str().expect("a name");
+    let figures = with_state(&["show", id]).json();
+    assert_eq!(figures["bytes_read_ahead"], ahead, "{figures:#}");
+    let _ = with_state(&["stop", id]).good();
+}
+
 /// What the configurations are judged by is in `hv-drivers`; here: that they come from the machine's own description.
 #[test]
 fn native_configurations() {
     let volumes = tests::case::machine_volume();
-    let revenant = tests::program::Revenant::new(volumes.path());
+    let revenant = Revenant::new(volumes.path());
     let points = revenant.run(["points", "--json"]).json();
     let time = points[0]["time"].as_str().expect("a time").to_owned();
     let path = points[0]["tree_path"].as_str().map_or_else(|| format!("machines/web01/{time}"), str::to_owned);

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tests::{
     installed, is_root,
     program::{self, run_within},
-    recovery::{LIMIT, Recovery, as_guest, at_step, io, uri},
+    recovery::{LIMIT, Recovery, as_guest, io, uri},
     temp,
 };
 
@@ -69,59 +69,6 @@ fn a_session_outlives_its_daemon() {
 fn a_daemon_may_be_killed_at_any_step() {
     let (begin, end) = Recovery::new().daemon_is_killed_at_each_step(&["recover", "web01"]);
     assert!(begin >= 5 && end >= 2, "{begin} steps, {end} steps");
-}
-
-/// The daemon is killed at each step of moving a running machine's disks: the next one goes on, what the guest was told to be
-/// written is in the files, the machine runs on them, and nothing else is left.
-#[test]
-fn a_machine_moves_whatever_becomes_of_the_daemon() {
-    if !installed("moving a machine", &["qemu-system-x86_64", "qemu-io", "qemu-img"]) {
-        return;
-    }
-    let recovery = Recovery::new();
-    let mut steps = 0;
-    loop {
-        let daemon = recovery.daemon();
-        let session = recovery.run(&["recover", "web01", "--on", "qemu", "--memory", "64", "--network", "none"]).json();
-        let id = session["id"].as_str().expect("a name");
-        assert_eq!((&session["state"], &session["machine_state"]["state"]), (&json!("running"), &json!("running")));
-        as_guest(&session, "disk0", &["write -P 0x77 5M 64k", "flush"]);
-        let permanent = temp();
-        let to = permanent.path().to_str().expect("a path");
-        let reached = at_step(recovery.command(&["recover", "migrate", id, "--to", to]), steps, || {
-            let mut daemon = daemon;
-            as_guest(&session, "disk1", &["write -P 0x78 1M 4k", "flush"]);
-            daemon.child.kill().expect("a signal");
-            daemon.child.wait().expect("its end");
-        });
-        let _daemon = recovery.daemon();
-        recovery.until(<[Value]>::is_empty);
-        assert_eq!(recovery.left(), Vec::<PathBuf>::new(), "step {steps}");
-        as_guest(&session, "disk0", &["read -P 0x77 5M 64k", "write -P 0x79 6M 4k"]);
-        // It lets go of its files when it has ended.
-        end(&session);
-        let disk = |name: &str| permanent.path().join(format!("web01-{name}.qcow2"));
-        let verify = |disk: &Path, lines: &[&str]| {
-            let mut command = Command::new("qemu-io");
-            command.args(["-U", "-r", "-f", "qcow2"]).arg(disk);
-            for line in lines {
-                command.args(["-c", line]);
-            }
-            let run = run_within(&mut command, LIMIT).good();
-            assert!(!run.text().contains("failed"), "step {steps}: {}", run.text());
-        };
-        verify(&disk("disk0"), &["read -P 0x77 5M 64k", "read -P 0x79 6M 4k"]);
-        if reached {
-            verify(&disk("disk1"), &["read -P 0x78 1M 4k"]);
-        }
-        fs::remove_dir_all(recovery.state.path().join("machines").join(id)).expect("the machine's folder");
-        if !reached {
-            break;
-        }
-        steps += 1;
-    }
-    assert!(steps >= 4, "{steps} steps");
-    recovery.assert_unchanged();
 }
 
 /// Whether QEMU has its NFS client, which is a module of its own.

@@ -6,6 +6,7 @@ use blockdev::{Error, Result};
 use clap::{Args, Subcommand};
 use hv_drivers::{
     libvirt,
+    machine::Firmware,
     settings::{Forward, Network, Settings},
 };
 
@@ -52,6 +53,9 @@ pub struct RecoverStart {
     /// Processors, whatever its description says
     #[arg(long, value_name = "N", help_heading = "Machine")]
     pub cpus: Option<u32>,
+    /// Firmware, whatever its description or its disks say: bios, uefi, secure-boot
+    #[arg(long, value_name = "KIND", value_parser = firmware, help_heading = "Machine")]
+    pub firmware: Option<Firmware>,
     /// Protocol by which the disks are served
     #[arg(long, value_enum, value_name = "PROTOCOL", default_value = "nbd")]
     pub through: Door,
@@ -141,6 +145,10 @@ fn network(text: &str) -> std::result::Result<Network, String> {
     }
 }
 
+fn firmware(text: &str) -> std::result::Result<Firmware, String> {
+    Firmware::of_name(text).ok_or_else(|| "it is bios, uefi or secure-boot".to_owned())
+}
+
 fn forward(text: &str) -> std::result::Result<Forward, String> {
     let ports = text.split_once(':').and_then(|(host, guest)| Some((host.parse().ok()?, guest.parse().ok()?)));
     ports.map(|(host, guest)| Forward { host, guest }).ok_or_else(|| "it is PORT:GUEST-PORT".to_owned())
@@ -157,6 +165,11 @@ pub enum RecoverAction {
     },
     /// Show one
     Show {
+        /// Its name
+        id: String,
+    },
+    /// Start the machine of one again that has ended
+    Start {
         /// Its name
         id: String,
     },
@@ -178,6 +191,14 @@ pub enum RecoverAction {
         /// Format of the files
         #[arg(long, value_name = "FORMAT", default_value = "qcow2", value_parser = ["qcow2", "raw"])]
         format: String,
+    },
+    /// Say how much the overlay of each disk may take from now on
+    Quota {
+        /// Its name
+        id: String,
+        /// Bytes [default: as many as there are]
+        #[arg(value_name = "BYTES")]
+        bytes: Option<u64>,
     },
     /// Take a machine that has moved off the list; it stays as it is
     Forget {

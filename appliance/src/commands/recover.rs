@@ -48,6 +48,8 @@ pub fn run(cli: &Cli, recover: &Recover) -> Result<u8> {
             }
             Ok(())
         }
+        Some(RecoverAction::Start { id }) => tell(cli, &ask(Request::Start { id: id.clone() })?),
+        Some(RecoverAction::Quota { id, bytes }) => tell(cli, &ask(Request::Quota { id: id.clone(), bytes: *bytes })?),
         Some(RecoverAction::Migrate { id, to, format }) => {
             let folder = std::path::absolute(to).map_err(|e| Error::io(format!("cannot find {}", to.display()), e))?;
             let format = if format == "raw" { FileFormat::Raw } else { FileFormat::Qcow2 };
@@ -105,6 +107,7 @@ fn wish(cli: &Cli, start: &RecoverStart) -> Result<Wish> {
         allow: start.allow.clone(),
         quota: start.overlay_quota,
         run: start.run()?,
+        firmware: start.firmware,
         fix: start.fix_guest,
         lease: start.lease.map(|minutes| minutes.saturating_mul(60)),
     })

@@ -51,6 +51,10 @@ pub enum Request {
     List { all: bool },
     /// One.
     Show { id: String },
+    /// Start the machine of one again.
+    Start { id: String },
+    /// Let its overlays take `bytes` each, or as much as there is.
+    Quota { id: String, bytes: Option<u64> },
     /// End one; with `shutdown` its guest is asked first, and has so many seconds.
     Stop { id: String, shutdown: Option<u64> },
     /// Take a machine that has moved off the list.
@@ -169,6 +173,8 @@ fn run(request: Request, answering: &Answering, step: &dyn Fn(&str)) -> Result<V
         Request::Recover(wish) => sessions.start(&wish, step),
         Request::List { all } => sessions.list(all),
         Request::Show { id } => sessions.show(&id),
+        Request::Start { id } => sessions.start_again(&id, step),
+        Request::Quota { id, bytes } => sessions.set_quota(&id, bytes),
         Request::Stop { id, shutdown } => {
             sessions.stop(&id, shutdown.map(Duration::from_secs), step).map(|()| Value::Null)
         }

@@ -2,8 +2,7 @@
 
 use std::{
     fs,
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, atomic::AtomicBool},
 };
 
@@ -40,7 +39,9 @@ pub struct LiveDisk {
     pub disk: Arc<dyn WriteAt>,
     pub source: DiskSource,
     counters: Arc<Counters>,
-    overlay: PathBuf,
+    overlay: Arc<Overlay>,
+    /// What is read ahead for its machine's start.
+    ahead: Option<Arc<Prefetched<Arc<dyn BlockDevice>>>>,
 }
 
 /// A session whose disks are served.
@@ -59,6 +60,8 @@ pub struct Live {
 pub struct Figures {
     pub bytes_read: u64,
     pub bytes_written: u64,
+    /// Read before the machine asked for it.
+    pub bytes_ahead: u64,
     pub overlay_bytes: u64,
     pub errors: u64,
     pub clients: usize,
@@ -93,9 +96,12 @@ impl Live {
             }
             // What it was read for when it was last started is read ahead.
             let known = cache.as_ref().filter(|_| record.settings.is_some());
+            let mut ahead = None;
             if let Some(trace) = known.and_then(|cache| boot_traces::load(cache, &name, &disk.name, base.size())) {
                 let options = prefetch::Options { memory: PREFETCH, ..prefetch::Options::default() };
-                base = Arc::new(Prefetched::new(base, &trace, &options)?);
+                let prefetched = Arc::new(Prefetched::new(base, &trace, &options)?);
+                base = Arc::clone(&prefetched) as Arc<dyn BlockDevice>;
+                ahead = Some(prefetched);
             }
             let path = record.overlay(&folder, disk);
             let mut options = overlay::Options::new(String::from_utf8_lossy(&source.identity));
@@ -108,14 +114,15 @@ impl Live {
                 }
                 opened => opened?,
             };
-            let counters = Arc::new(Counters::default());
+            let (overlay, counters) = (Arc::new(overlay), Arc::new(Counters::default()));
             disks.push(LiveDisk {
                 name: disk.name.clone(),
                 identity: format!("{}/{}", record.id, disk.name),
-                disk: Arc::new(Counted::new(overlay, Arc::clone(&counters))),
+                disk: Arc::new(Counted::new(Arc::clone(&overlay), Arc::clone(&counters))),
                 source,
                 counters,
-                overlay: path,
+                overlay,
+                ahead,
             });
         }
         let serving = doors::open(record, &folder, &disks, step)?;
@@ -152,14 +159,26 @@ impl Live {
 
     pub fn figures(&self) -> Figures {
         let mut all = Figures::default();
-        for LiveDisk { counters, overlay, .. } in &self.disks {
+        for LiveDisk { counters, overlay, ahead, .. } in &self.disks {
             all.bytes_read += counters.bytes(Operation::Read) + counters.mapped();
             all.bytes_written += counters.bytes(Operation::Write) + counters.bytes(Operation::Zero);
-            all.overlay_bytes += fs::metadata(overlay).map_or(0, |m| m.blocks() * 512);
+            all.bytes_ahead += ahead.as_ref().map_or(0, |ahead| ahead.figures().0);
+            all.overlay_bytes += overlay.used();
             all.errors += counters.errors(Operation::Read) + counters.errors(Operation::Write);
         }
         all.clients = self.serving.lock().iter().map(|serving| serving.clients()).sum();
         all
+    }
+
+    /// The disk whose overlay has come to its quota, and the bytes that it takes.
+    pub fn full(&self) -> Option<(&str, u64)> {
+        let disk = self.disks.iter().find(|disk| disk.overlay.is_full())?;
+        Some((&disk.name, disk.overlay.used()))
+    }
+
+    /// From now on the overlay of each disk may take `quota` bytes.
+    pub fn set_quota(&self, quota: Option<u64>) {
+        self.disks.iter().for_each(|disk| disk.overlay.set_quota(quota));
     }
 
     /// Opens again the doors that have ended by themselves.

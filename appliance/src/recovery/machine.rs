@@ -7,7 +7,7 @@ use std::{net::SocketAddr, path::Path, thread, time::Duration};
 
 use blockdev::{Error, ErrorKind, Result};
 use hv_drivers::{
-    driver::{DiskSource, Driver, LifeCycle, State as Power, Target},
+    driver::{DiskSource, Driver, LifeCycle, Settled, State as Power, Target},
     machine::Machine,
 };
 use serde_json::{Value, json};
@@ -84,7 +84,9 @@ pub fn described(opened: &Opened, record: &Record, disks: &[Source]) -> Result<M
         described => described?,
     };
     let secrets = config::secrets(&record.sources)?;
-    Ok(machine::complete(described, &record.machine, &names, disks, secrets.as_ref()))
+    let mut machine = machine::complete(described, &record.machine, &names, disks, secrets.as_ref());
+    machine.firmware = record.firmware.or(machine.firmware);
+    Ok(machine)
 }
 
 /// Starts the machine in `folder` over the session's doors, unless it runs already. What is other than described.
@@ -150,27 +152,53 @@ fn shown(state: &Power) -> String {
     }
 }
 
-/// Lets a machine go on that stands still because a disk did not answer or had no room; what it waits for, if it still
-/// does.
+/// How a machine is that was started.
+pub enum Health {
+    /// It runs.
+    Well,
+    /// It stands still, and somebody has stopped it: how.
+    Stopped(String),
+    /// It stands still at a request that its disk cannot do: why, where that is known.
+    Stands(Option<String>),
+    /// It has ended. What became of the moving of its disks, if they were being moved.
+    Off(Option<Settled>),
+}
+
+/// Looks after a machine: one that stands still because a disk did not answer or had no room is let go on.
 ///
 /// # Errors
 ///
 /// When its hypervisor does not answer.
-pub fn tend(record: &Record, folder: &Path) -> Result<Option<String>> {
+pub fn tend(record: &Record, folder: &Path) -> Result<Health> {
     let driver = driver(record)?;
     let life = life(driver.as_ref())?;
     match life.state(folder)? {
-        Power::Off => return Ok(Some("the machine is off".to_owned())),
+        Power::Off => return Ok(Health::Off(settle(driver.as_ref(), folder)?)),
         Power::Paused(why) if why == "io-error" => {}
-        Power::Paused(why) => return Ok(Some(format!("the machine stands still ({why})"))),
-        Power::Running => return Ok(None),
+        Power::Paused(why) => return Ok(Health::Stopped(why)),
+        Power::Running => return Ok(Health::Well),
     }
     life.resume(folder)?;
     thread::sleep(POLL);
-    Ok(matches!(life.state(folder)?, Power::Paused(_)).then(|| {
-        "the machine stands still: its disk could not be written (is there room for the overlay?); it goes on by itself"
-            .to_owned()
-    }))
+    Ok(match life.state(folder)? {
+        Power::Paused(_) => Health::Stands(life.failing(folder)?),
+        Power::Running | Power::Off => Health::Well,
+    })
+}
+
+/// What became of the moving of a machine's disks that has ended; `None` when they were not being moved.
+fn settle(driver: &dyn Driver, folder: &Path) -> Result<Option<Settled>> {
+    driver.relocation().map_or(Ok(None), |relocation| relocation.settle(folder))
+}
+
+/// Starts a machine again that was started here before and has ended: over the disks that it had then. What is other than
+/// described.
+///
+/// # Errors
+///
+/// When it cannot be started.
+pub fn start_again(record: &Record, folder: &Path) -> Result<Vec<String>> {
+    life(driver(record)?.as_ref())?.start_again(folder)
 }
 
 /// Moves the disks of a running machine to `targets`, and compares them; what was begun before goes on.
@@ -178,7 +206,7 @@ pub fn tend(record: &Record, folder: &Path) -> Result<Option<String>> {
 /// # Errors
 ///
 /// When the machine does not run, a copy fails or differs, or `is_cancelled`; the machine goes on with its own disks then.
-pub fn migrate(
+pub fn move_disks(
     record: &Record,
     folder: &Path,
     targets: &[Target],
@@ -206,8 +234,9 @@ pub fn migrate(
         let progress = match relocation.progress(folder) {
             Ok(progress) => progress.unwrap_or_default(),
             Err(e) => {
-                let given_up = relocation.cancel(folder);
-                return Err(given_up.err().unwrap_or(e));
+                // A machine that has ended cannot be asked to: who looks after it clears up.
+                let _ = relocation.cancel(folder);
+                return Err(e);
             }
         };
         let percent = progress.done.saturating_mul(100) / progress.total.max(1);
@@ -252,11 +281,14 @@ pub fn is_off(record: &Record, folder: &Path) -> Result<bool> {
     Ok(life(driver(record)?.as_ref())?.state(folder)? == Power::Off)
 }
 
-/// Ends the machine, without asking its guest: what it writes is thrown away. One that is off is no error.
+/// Ends the machine, without asking its guest: what it writes is thrown away. One that is off is no error. What becomes of
+/// the moving of its disks, if they were being moved.
 ///
 /// # Errors
 ///
-/// When it does not end.
-pub fn stop(record: &Record, folder: &Path) -> Result<()> {
-    life(driver(record)?.as_ref())?.stop(folder)
+/// When it does not end, or what was begun to be moved cannot be removed.
+pub fn stop(record: &Record, folder: &Path) -> Result<Option<Settled>> {
+    let driver = driver(record)?;
+    life(driver.as_ref())?.stop(folder)?;
+    settle(driver.as_ref(), folder)
 }

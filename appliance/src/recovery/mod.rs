@@ -15,6 +15,7 @@ pub mod live;
 pub mod machine;
 pub mod quote;
 pub mod record;
+mod running;
 pub mod sessions;
 pub mod store;
 pub mod target;

@@ -12,6 +12,7 @@ use blockdev::Result;
 use hv_drivers::{
     driver::{Driver, Target},
     libvirt::Libvirt,
+    machine::Firmware,
     qemu::Qemu,
     settings::Settings,
 };
@@ -30,6 +31,8 @@ pub enum State {
     Ready,
     /// Its machine was started.
     Running,
+    /// Its machine has ended, by itself or not; its disks are served, and it can be started again.
+    Off,
     /// Its disks are being moved to where they stay.
     Migrating,
     /// It is being removed; after a crash it is removed on.
@@ -43,7 +46,7 @@ pub enum State {
 impl State {
     /// Whether its disks are to be served.
     pub const fn is_served(self) -> bool {
-        matches!(self, Self::Preparing | Self::Ready | Self::Running | Self::Migrating)
+        matches!(self, Self::Preparing | Self::Ready | Self::Running | Self::Off | Self::Migrating)
     }
 
     pub const fn name(self) -> &'static str {
@@ -51,6 +54,7 @@ impl State {
             Self::Preparing => "preparing",
             Self::Ready => "ready",
             Self::Running => "running",
+            Self::Off => "off",
             Self::Migrating => "migrating",
             Self::Stopping => "stopping",
             Self::Failed => "failed",
@@ -119,7 +123,7 @@ pub struct Record {
     /// The restore point in the tree, or an image.
     pub point: String,
     pub state: State,
-    /// What went wrong, or what it waits for.
+    /// What went wrong, until something else is done with it.
     pub problem: Option<String>,
     /// Seconds since 1970.
     pub created: u64,
@@ -156,9 +160,12 @@ pub struct Record {
     /// How its hypervisor reaches the disks, when it is another user of this host.
     #[serde(default)]
     pub reach: Option<Reach>,
+    /// Its firmware, whatever its description says.
+    #[serde(default)]
+    pub firmware: Option<Firmware>,
     /// Where its disks are being moved.
     pub targets: Vec<Target>,
-    /// They have been, and the machine stays when the session ends.
+    /// They have been, or the machine runs from there; it stays when the session ends.
     pub moved: bool,
 }
 

@@ -132,7 +132,8 @@ impl<D: BlockDevice + 'static> Prefetched<D> {
         self.shared.changed.notify_all();
     }
 
-    /// Bytes that were read ahead, and of those the ones that were asked for.
+    /// Bytes that were read ahead, and of those the ones that were asked for here: what lies in a file of the host is kept
+    /// by its page cache, and who asks there is not counted.
     #[must_use]
     pub fn figures(&self) -> (u64, u64) {
         let state = self.shared.lock();
@@ -257,9 +258,11 @@ impl<D: BlockDevice> Shared<D> {
         let whole = matches!(read, Ok(n) if n == bytes.len());
         for (granule, part) in granules.clone().zip(bytes.chunks(GRANULE as usize)) {
             state.slots.remove(&granule);
+            if whole {
+                state.fetched += part.len() as u64;
+            }
             if whole && !is_elsewhere && !state.cancelled {
                 state.held += part.len() as u64;
-                state.fetched += part.len() as u64;
                 state.kept.push_back(granule);
                 state.slots.insert(granule, Slot::Ready { bytes: part.into(), used: 0, touched: None });
             }

@@ -13,7 +13,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
-use super::{Overlay, pages::lock};
+use super::{Overlay, journal::Journal, pages::lock};
 use crate::{Error, ErrorKind, Result};
 
 /// Who is flushing, and whether anything needs to be.
@@ -73,9 +73,10 @@ impl Overlay {
 
     /// Where changed pages take too much memory, write them.
     pub(super) fn relieve(&self) -> Result<()> {
-        if self.pages.pressed() {
+        let is_pressed = || self.pages.pressed() || self.journal.as_ref().is_some_and(Journal::pressed);
+        if is_pressed() {
             let _turn = lock(&self.commits.turn);
-            if self.pages.pressed() {
+            if is_pressed() {
                 self.check_sound()?;
                 self.write_back()?;
                 self.commits.written();
@@ -86,11 +87,10 @@ impl Overlay {
 
     /// Steps 1 to 3. The caller has the turn: an older state of a page must not be written over a newer one.
     fn write_back(&self) -> Result<()> {
+        let journal = self.journal.as_ref();
+        journal.inspect(|journal| journal.begin());
         let changed = self.pages.take_changed();
-        if changed.is_empty() {
-            return Ok(());
-        }
-        let mut result = self.sync();
+        let mut result = if changed.is_empty() { Ok(()) } else { self.sync() };
         for (page, bytes) in changed {
             if result.is_ok() {
                 let written = self.medium.write(&bytes, self.layout.page(page.number));
@@ -99,6 +99,9 @@ impl Overlay {
             if result.is_err() {
                 self.pages.put_back(&page);
             }
+        }
+        if result.is_ok() {
+            journal.inspect(|journal| journal.done());
         }
         result
     }

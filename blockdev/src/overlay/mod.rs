@@ -31,6 +31,9 @@
 //!   crash.)
 //! * After a failed sync nobody knows what is durable, so nothing more is written (`commit`).
 //!
+//! *Every acknowledged write survives `kill -9`*, flushed or not, when the overlay is opened again while the same kernel
+//! runs: a guest that runs on has no reason to write it again (`journal`).
+//!
 //! # Room
 //!
 //! A write that finds no room (disk full, quota) fails with [`NoSpace`](crate::ErrorKind::NoSpace), and what was there
@@ -39,6 +42,7 @@
 
 mod commit;
 mod header;
+mod journal;
 mod layout;
 mod medium;
 mod pages;
@@ -51,6 +55,7 @@ use std::{fs::File, io, path::Path, sync::Arc};
 use self::{
     commit::Commits,
     header::Header,
+    journal::Journal,
     layout::{CLUSTER, ENTRY, Entry, Layout, PAGE, PAGE_SPAN},
     pages::{Page, Pages},
     space::Space,
@@ -100,6 +105,8 @@ pub struct Overlay {
     pages: Pages,
     space: Space,
     commits: Commits,
+    /// For one that is in a file of the host.
+    journal: Option<Journal>,
     closed: bool,
 }
 
@@ -112,6 +119,7 @@ impl Overlay {
     pub fn create(path: &Path, base: Arc<dyn BlockDevice>, options: &Options) -> Result<Self> {
         let medium = HostMedium::create(path)?;
         let made = Self::create_on(Box::new(medium), path.display().to_string(), base, options);
+        let made = made.and_then(|overlay| overlay.noted_at(path));
         let synced = made.and_then(|overlay| match sync_folder_of(path) {
             Ok(()) => Ok(overlay),
             Err(e) => Err(Error::io(format!("cannot make the overlay {} durable", path.display()), e)),
@@ -131,7 +139,17 @@ impl Overlay {
     /// is not an overlay or was rearranged by another program, `Damaged` when it contradicts itself.
     pub fn open(path: &Path, base: Arc<dyn BlockDevice>, options: &Options) -> Result<Self> {
         let medium = HostMedium::open(path)?;
-        Self::open_on(Box::new(medium), path.display().to_string(), base, options)
+        match (medium.file(), Header::read(&medium)) {
+            (Some(file), Ok((header, layout))) if header.dirty => journal::replay(path, file, &medium, &layout)?,
+            _ => {}
+        }
+        Self::open_on(Box::new(medium), path.display().to_string(), base, options)?.noted_at(path)
+    }
+
+    /// What is written from now on is noted beside it, at `path`.
+    fn noted_at(mut self, path: &Path) -> Result<Self> {
+        self.journal = self.medium.file().map(|file| Journal::create(path, file)).transpose()?;
+        Ok(self)
     }
 
     /// As [`create`](Self::create), on an empty `medium`. `name` is for messages.
@@ -224,6 +242,7 @@ impl Overlay {
             pages: Pages::new(options.memory),
             space,
             commits: Commits::default(),
+            journal: None,
             closed: false,
         })
     }
@@ -232,6 +251,17 @@ impl Overlay {
     #[must_use]
     pub fn used(&self) -> u64 {
         self.space.used()
+    }
+
+    /// Whether the quota had no room for what was last written.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.space.is_full()
+    }
+
+    /// From now on it may take `quota` bytes of its filesystem; `None`: as many as there are. What it takes already stays.
+    pub fn set_quota(&self, quota: Option<u64>) {
+        self.space.set_quota(quota);
     }
 
     /// Flush, give back what was kept ready for more writes, and end the use of the file.
@@ -248,7 +278,9 @@ impl Overlay {
             return Ok(());
         }
         self.commit()?;
-        self.space.close(self.medium.as_ref()).map_err(|e| e.context(&self.name))
+        self.space.close(self.medium.as_ref()).map_err(|e| e.context(&self.name))?;
+        self.journal.take().inspect(Journal::remove);
+        Ok(())
     }
 
     /// Page `number` of the L2 tables, filled.

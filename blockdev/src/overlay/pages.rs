@@ -5,13 +5,17 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
-use super::layout::{Entry, PAGE};
+use super::{
+    journal::Journal,
+    layout::{Entry, PAGE},
+};
 use crate::Result;
 
 /// Independent parts of the store, so that threads seldom meet.
@@ -130,6 +134,31 @@ impl Pages {
         if !page.changed.swap(true, Ordering::Relaxed) {
             self.push_changed(page);
         }
+    }
+
+    /// Change entries of `page`, once `journal` has the change.
+    ///
+    /// # Errors
+    ///
+    /// When the journal has no room; nothing has changed then.
+    pub fn update_noted(
+        &self,
+        page: &Arc<Page>,
+        journal: Option<&Journal>,
+        change: impl FnOnce(&mut [Entry]),
+    ) -> io::Result<()> {
+        let _gate = journal.map(Journal::hold);
+        let mut entries = page.entries.write().unwrap_or_else(PoisonError::into_inner);
+        let mut fresh = entries.clone();
+        change(&mut fresh);
+        if let Some(journal) = journal {
+            journal.append(page.number, &entries, &fresh)?;
+        }
+        *entries = fresh;
+        if !page.changed.swap(true, Ordering::Relaxed) {
+            self.push_changed(page);
+        }
+        Ok(())
     }
 
     /// Whether so much is changed that it has to be written.

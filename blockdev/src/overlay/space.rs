@@ -8,7 +8,7 @@
 
 use std::sync::{
     Mutex,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use super::{
@@ -31,8 +31,10 @@ pub struct Space {
     ends: Mutex<Ends>,
     /// As in [`Ends::counted`], for those who only want to check a place.
     counted: AtomicU64,
-    quota: u64,
+    quota: AtomicU64,
     used: AtomicU64,
+    /// The quota had no room for what was last asked for.
+    refused: AtomicBool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -57,8 +59,9 @@ impl Space {
             layout,
             ends: Mutex::new(Ends { next: end, counted: end, dirty }),
             counted: AtomicU64::new(end),
-            quota: quota.unwrap_or(u64::MAX),
+            quota: AtomicU64::new(quota.unwrap_or(u64::MAX)),
             used: AtomicU64::new(used),
+            refused: AtomicBool::new(false),
         })
     }
 
@@ -73,11 +76,23 @@ impl Space {
     ///
     /// `NoSpace` when the quota has no room for them; nothing is counted then.
     pub fn claim(&self, bytes: u64) -> Result<()> {
-        let claim = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= self.quota);
-        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, claim).map(drop).map_err(|used| {
-            let quota = self.quota;
+        let quota = self.quota.load(Ordering::Relaxed);
+        let claim = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= quota);
+        let claimed = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, claim);
+        self.refused.store(claimed.is_err(), Ordering::Relaxed);
+        claimed.map(drop).map_err(|used| {
             Error::new(ErrorKind::NoSpace, format!("the overlay takes {used} bytes and may take {quota}"))
         })
+    }
+
+    /// Whether the quota had no room for what was last asked for.
+    pub fn is_full(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// From now on it may take `quota` bytes, also when it takes more already.
+    pub fn set_quota(&self, quota: Option<u64>) {
+        self.quota.store(quota.unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// `bytes` are not stored, or no longer.
@@ -104,10 +119,7 @@ impl Space {
             return Err(Error::new(ErrorKind::NoSpace, "the overlay has no refcounts left: copy it with qemu-img"));
         }
         if end > ends.counted {
-            if !ends.dirty {
-                header::mark_dirty(medium, true)?;
-                ends.dirty = true;
-            }
+            mark_dirty(&mut ends, medium)?;
             let counted = end.max(ends.counted + AHEAD * CLUSTER).min(self.layout.end_max());
             medium.set_len(counted).map_err(|e| Error::io("cannot make the overlay longer", e))?;
             self.count(medium, ends.counted, counted, 1)?;
@@ -135,6 +147,15 @@ impl Space {
         header::mark_dirty(medium, false)?;
         ends.dirty = false;
         medium.sync().map_err(close_failed)
+    }
+
+    /// The tables in the file are behind from now on: say so in its header, until it is closed.
+    ///
+    /// # Errors
+    ///
+    /// When the medium fails.
+    pub fn begin_change(&self, medium: &dyn Medium) -> Result<()> {
+        mark_dirty(&mut lock(&self.ends), medium)
     }
 
     /// After a crash: take back all that lies behind `end`, where the last cluster in use ends.
@@ -166,6 +187,14 @@ impl Space {
     fn count(&self, medium: &dyn Medium, from: u64, to: u64, refcount: u8) -> Result<()> {
         write_refcounts(medium, &self.layout, from, to, refcount)
     }
+}
+
+fn mark_dirty(ends: &mut Ends, medium: &dyn Medium) -> Result<()> {
+    if !ends.dirty {
+        header::mark_dirty(medium, true)?;
+        ends.dirty = true;
+    }
+    Ok(())
 }
 
 /// Write `refcount` for all clusters of the file in `from..to`.

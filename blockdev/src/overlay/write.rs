@@ -95,19 +95,24 @@ impl Overlay {
             self.fill(page, start, tail)?;
             self.write_stored(page, buf, at)
         });
-        if let Err(error) = written {
-            self.space.release(claimed);
-            return Err(error);
-        }
-        self.pages.update(page, |entries| {
-            for part in parts(range) {
-                if let Some(entry) = entries.get_mut(part.cluster) {
-                    entry.stored |= part.subs;
-                    entry.zero &= !part.subs;
+        let stored = written.and_then(|()| {
+            self.change(page, |entries| {
+                for part in parts(range) {
+                    if let Some(entry) = entries.get_mut(part.cluster) {
+                        entry.stored |= part.subs;
+                        entry.zero &= !part.subs;
+                    }
                 }
-            }
+            })
         });
-        Ok(())
+        stored.inspect_err(|_| self.space.release(claimed))
+    }
+
+    /// Change what entries of a page say of the disk.
+    fn change(&self, page: &Arc<Page>, change: impl FnOnce(&mut [Entry])) -> Result<()> {
+        self.space.begin_change(self.medium.as_ref())?;
+        let changed = self.pages.update_noted(page, self.journal.as_ref(), change);
+        changed.map_err(|e| self.failed("note a write to", e))
     }
 
     /// Make sure of the quota for `bytes` more, and of room for the page itself: a flush must not be the first to find
@@ -183,7 +188,7 @@ impl Overlay {
         }
         self.prepare(page, 0)?;
         let mut freed: Vec<Range<u64>> = Vec::new();
-        self.pages.update(page, |entries| {
+        self.change(page, |entries| {
             for part in parts(range) {
                 let Some(entry) = entries.get_mut(part.cluster) else { continue };
                 let subs = changes(entry, part);
@@ -193,7 +198,7 @@ impl Overlay {
                 entry.stored &= !subs;
                 entry.zero |= subs;
             }
-        });
+        })?;
         // A crash may find the hole made and the bits not set: zeros all the same.
         for run in freed {
             // Where holes cannot be made the room is not given back, and nothing else is wrong.

@@ -1,7 +1,7 @@
 //! `kill -9` at random moments, hundreds of times.
 //!
 //! The test runs itself as a child process that writes to an overlay by several threads and reports each flush that has
-//! returned. What a thread writes follows from its seed, so the parent knows it all, whenever the child ends.
+//! returned, or each write. What a thread writes follows from its seed, so the parent knows it all, whenever the child ends.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -26,6 +26,15 @@ use crate::{
 const CHILD: &str = "OVERLAY_KILL_CHILD";
 const THREADS: usize = 2;
 const ROUNDS: u64 = 300;
+const ROUNDS_UNFLUSHED: u64 = 100;
+
+/// What the child reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reports {
+    Flushes,
+    /// It never flushes.
+    Writes,
+}
 
 /// What a thread may write: every second stripe of a stretch, so that threads share subclusters, and areas of its own.
 fn ranges(thread: usize) -> Vec<Range<u64>> {
@@ -44,9 +53,10 @@ fn random_of(seed: u64, thread: usize) -> fastrand::Rng {
     fastrand::Rng::with_seed(seed * 16 + thread as u64)
 }
 
-/// The operations of a thread up to its next flush.
-fn batch(model: &mut Model, random: &mut fastrand::Rng, mut each: impl FnMut(&crate::model::Op)) {
-    for _ in 0..random.u32(1..30) {
+/// The operations of a thread up to its next report.
+fn batch(reports: Reports, model: &mut Model, random: &mut fastrand::Rng, mut each: impl FnMut(&crate::model::Op)) {
+    let most = if reports == Reports::Flushes { 30 } else { 2 };
+    for _ in 0..random.u32(1..most) {
         let op = model.random_op(random);
         each(&op);
         model.apply(&op);
@@ -57,8 +67,9 @@ fn batch(model: &mut Model, random: &mut fastrand::Rng, mut each: impl FnMut(&cr
 #[test]
 fn child() {
     let Ok(task) = std::env::var(CHILD) else { return };
-    let (seed, path) = task.split_once(' ').unwrap();
+    let [seed, reports, path] = task.splitn(3, ' ').collect::<Vec<_>>().try_into().unwrap();
     let seed: u64 = seed.parse().unwrap();
+    let reports = if reports == "Flushes" { Reports::Flushes } else { Reports::Writes };
     let overlay = Overlay::open(Path::new(path), Arc::new(Source), &options()).unwrap();
     std::thread::scope(|scope| {
         for thread in 0..THREADS {
@@ -68,8 +79,10 @@ fn child() {
                 let mut model = Model::new(&ranges(thread), &Source);
                 let mut random = random_of(seed, thread);
                 loop {
-                    batch(&mut model, &mut random, |op| op.perform(overlay).unwrap());
-                    overlay.flush().unwrap();
+                    batch(reports, &mut model, &mut random, |op| op.perform(overlay).unwrap());
+                    if reports == Reports::Flushes {
+                        overlay.flush().unwrap();
+                    }
                     model.flushed();
                     let mut out = std::io::stdout().lock();
                     out.write_all(format!("flushed {thread}\n").as_bytes()).unwrap();
@@ -84,7 +97,18 @@ fn child() {
 /// nothing worse than leaks.
 #[test]
 fn killed_hundreds_of_times() {
-    let rounds = std::env::var("OVERLAY_KILL_ROUNDS").ok().and_then(|r| r.parse().ok()).unwrap_or(ROUNDS);
+    kill_many_times(Reports::Flushes);
+}
+
+/// Every write that was acknowledged is there after each kill, although nothing was flushed.
+#[test]
+fn killed_before_any_flush() {
+    kill_many_times(Reports::Writes);
+}
+
+fn kill_many_times(reports: Reports) {
+    let rounds = if reports == Reports::Flushes { ROUNDS } else { ROUNDS_UNFLUSHED };
+    let rounds = std::env::var("OVERLAY_KILL_ROUNDS").ok().and_then(|r| r.parse().ok()).unwrap_or(rounds);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("overlay.qcow2");
     let mut models: Vec<Model> = Vec::new();
@@ -96,19 +120,20 @@ fn killed_hundreds_of_times() {
             drop(Overlay::create(&path, Arc::new(Source), &options()).unwrap());
             models = (0..THREADS).map(|thread| Model::new(&ranges(thread), &Source)).collect();
         }
-        let acknowledged = run_and_kill(&path, round, Duration::from_micros(timing.u64(..60_000)));
+        let acknowledged = run_and_kill(reports, &path, round, Duration::from_micros(timing.u64(..60_000)));
         for (thread, model) in models.iter_mut().enumerate() {
             let mut random = random_of(round, thread);
             for _ in 0..acknowledged[thread] {
-                batch(model, &mut random, |_| {});
+                batch(reports, model, &mut random, |_| {});
                 model.flushed();
             }
             // What may have been done after the last flush that was reported, which may be one that was not.
-            batch(model, &mut random, |_| {});
+            batch(reports, model, &mut random, |_| {});
         }
         flushes += acknowledged.iter().sum::<u32>();
         idle += u32::from(acknowledged == [0; THREADS]);
-        if round % 10 == 0 {
+        // It takes back what is not flushed.
+        if round % 10 == 0 && reports == Reports::Flushes {
             checks_but_for_leaks(&path, &format!("round {round}"));
         }
         let overlay = Overlay::open(&path, Arc::new(Source), &options()).unwrap();
@@ -116,17 +141,20 @@ fn killed_hundreds_of_times() {
             model.check_crashed(&overlay, &format!("round {round}, thread {thread}"));
         }
         drop(overlay);
+        if round % 10 == 0 {
+            checks_but_for_leaks(&path, &format!("round {round}, closed"));
+        }
     }
-    println!("{rounds} kills, {flushes} acknowledged flushes, {idle} kills before the first");
+    println!("{rounds} kills, {flushes} acknowledged {reports:?}, {idle} kills before the first");
     assert!(u64::from(flushes) > rounds, "the children did hardly anything");
 }
 
-/// How many flushes each thread had acknowledged when the child was killed: `delay` after the first in even rounds, and
+/// How many reports each thread had made when the child was killed: `delay` after the first in even rounds, and
 /// after a time that is shorter than it needs to open the overlay in odd ones.
-fn run_and_kill(path: &Path, round: u64, delay: Duration) -> [u32; THREADS] {
+fn run_and_kill(reports: Reports, path: &Path, round: u64, delay: Duration) -> [u32; THREADS] {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "overlay_kill::child", "--nocapture", "--test-threads=1"])
-        .env(CHILD, format!("{round} {}", path.display()))
+        .env(CHILD, format!("{round} {reports:?} {}", path.display()))
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 pub use self::protection::{
     Changed, Consistency, DiskWish, Inspected, Inventory, Listed, LiveDisk, Point, PointDisk, Tracking, Wish,
 };
-use crate::{Result, machine::Machine};
+use crate::{Error, Result, machine::Machine};
 
 /// A hypervisor.
 pub trait Driver: Send + Sync {
@@ -66,12 +66,34 @@ pub trait LifeCycle {
     /// When it cannot be started; nothing of it runs then.
     fn start(&self, machine: &Machine, disks: &[DiskSource], place: &Path) -> Result<Vec<String>>;
 
+    /// Start one again that was started in `place` and has ended, with the disks that it had. What is other than described.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be started, or is started by other means.
+    fn start_again(&self, place: &Path) -> Result<Vec<String>> {
+        let shown = place.display();
+        Err(Error::unsupported(format!(
+            "the machine of {shown} is started again by its hypervisor's own tools (virsh start)"
+        )))
+    }
+
     /// How it is. One that never was is off.
     ///
     /// # Errors
     ///
     /// When the hypervisor does not answer.
     fn state(&self, place: &Path) -> Result<State>;
+
+    /// Why one stands still, by its disks, where the hypervisor tells: a sentence without its end.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, or the hypervisor does not answer.
+    fn failing(&self, place: &Path) -> Result<Option<String>> {
+        let _ = place;
+        Ok(None)
+    }
 
     /// Let one go on that stands still, also after a disk had failed: what could not be done is then repeated.
     ///
@@ -115,6 +137,16 @@ pub struct Access {
     pub qmp: Option<PathBuf>,
 }
 
+/// How the moving of a machine's disks has ended when the machine itself ended on the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// The machine had not left its disks and starts from them again. The copies were removed.
+    Stayed,
+    /// The machine had gone over to the copies and starts from them again. They were not compared to their end, and can
+    /// be no more: what they were in the moment of going over was known to the hypervisor alone.
+    Moved,
+}
+
 /// Moving disks to other storage while the machine runs.
 pub trait Relocation {
     /// Where its disks are now.
@@ -123,6 +155,17 @@ pub trait Relocation {
     ///
     /// When there is no such machine.
     fn disks(&self, place: &Path) -> Result<Vec<DiskSource>>;
+
+    /// Bring the moving of disks to its end whose machine has ended on the way; `None` where there is nothing to bring to
+    /// an end.
+    ///
+    /// # Errors
+    ///
+    /// When the machine runs, or what was made for moving cannot be removed.
+    fn settle(&self, place: &Path) -> Result<Option<Settled>> {
+        let _ = place;
+        Ok(None)
+    }
 
     /// Begin to copy each disk to the target of its place. A copy that has begun is found again by
     /// [`progress`](Self::progress) after this program was killed.

@@ -36,7 +36,7 @@ pub use self::{
 pub use crate::settings::{Accelerator, Display, Forward, Network, Settings, Spec};
 use crate::{
     Error, Result,
-    driver::{Access, DiskSource, Driver, LifeCycle, Progress, Relocation, State, Target},
+    driver::{Access, DiskSource, Driver, LifeCycle, Progress, Relocation, Settled, State, Target},
     machine::Machine,
 };
 
@@ -75,6 +75,15 @@ impl LifeCycle for Qemu {
         Ok(start(place, &spec)?.notes)
     }
 
+    fn start_again(&self, place: &Path) -> Result<Vec<String>> {
+        migrate::settle(place)?;
+        Ok(start(place, &read_spec(place)?)?.notes)
+    }
+
+    fn failing(&self, place: &Path) -> Result<Option<String>> {
+        found(place)?.failing()
+    }
+
     fn state(&self, place: &Path) -> Result<State> {
         Running::find(place)?.map_or(Ok(State::Off), |running| running.state())
     }
@@ -108,6 +117,10 @@ impl LifeCycle for Qemu {
 impl Relocation for Qemu {
     fn disks(&self, place: &Path) -> Result<Vec<DiskSource>> {
         Ok(found(place)?.spec().disks.clone())
+    }
+
+    fn settle(&self, place: &Path) -> Result<Option<Settled>> {
+        if place.exists() { migrate::settle(place) } else { Ok(None) }
     }
 
     fn begin(&self, place: &Path, targets: &[Target]) -> Result<()> {

@@ -258,6 +258,26 @@ impl Running {
         Ok(State::Paused(status.get("status").and_then(Value::as_str).unwrap_or("paused").to_owned()))
     }
 
+    /// What disks it stands still for, and why; `None` when it does not, or QEMU does not say.
+    ///
+    /// # Errors
+    ///
+    /// When QEMU does not answer.
+    pub fn failing(&self) -> Result<Option<String>> {
+        let all = self.execute("query-block", &json!({}))?;
+        let text = |disk: &Value, path: &str| disk.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let why = |disk: &Value| {
+            let node = text(disk, "/inserted/node-name");
+            match text(disk, "/io-status").as_str() {
+                "nospace" => Some(format!("there is no room for what {node} writes")),
+                "failed" => Some(format!("{node} cannot be read or written")),
+                _ => None,
+            }
+        };
+        let found: Vec<_> = all.as_array().into_iter().flatten().filter_map(why).collect();
+        Ok((!found.is_empty()).then(|| found.join(", ")))
+    }
+
     /// Let it stand still.
     ///
     /// # Errors

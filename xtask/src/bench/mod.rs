@@ -46,7 +46,7 @@ pub struct Options {
     /// Append the tables to docs/benchmarks.md
     #[arg(long)]
     write: bool,
-    /// Only make the volumes, all or those named: big, gzip, lzo, guests, sparse64, million
+    /// Only make the volumes, all or those named: big, gzip, lzo, guests, boot, sparse64, million
     #[arg(long, value_name = "VOLUME", num_args = 0..)]
     prepare: Option<Vec<String>>,
     /// The program to measure; built in release if not given
@@ -90,11 +90,12 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 fn prepare(fixtures: &Fixtures, names: &[String]) -> Result<()> {
-    const KINDS: [(&str, Kind); 6] = [
+    const KINDS: [(&str, Kind); 7] = [
         ("big", Kind::Big),
         ("gzip", Kind::Gzip),
         ("lzo", Kind::Lzo),
         ("guests", Kind::Guests),
+        ("boot", Kind::Boot),
         ("sparse64", Kind::Sparse64),
         ("million", Kind::Million),
     ];

@@ -1,4 +1,4 @@
-//! All sessions of a daemon: begun, kept alive, moved, stopped.
+//! All sessions of a daemon: begun, kept alive, stopped. What becomes of their machines is in `running`.
 //!
 //! Each session has a lock that whoever changes it holds: stopping waits for preparing. What a session needs besides, its
 //! sources, is shared with others that name the same.
@@ -8,17 +8,13 @@ mod moved;
 use std::{
     collections::BTreeMap,
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, Weak, atomic::Ordering},
-    thread,
     time::Duration,
 };
 
 use blockdev::{Error, ErrorKind, ReadAt, Result};
-use hv_drivers::{
-    driver::{FileFormat, Target},
-    settings::Settings,
-};
+use hv_drivers::{driver::Settled, machine::Firmware, settings::Settings};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
@@ -57,12 +53,16 @@ pub struct Wish {
     pub fix: Option<guest_fix::Target>,
     /// How the machine is run here, and by whom; `None`: it is not.
     pub run: Option<(Hypervisor, Settings)>,
+    /// Its firmware, whatever its description says.
+    pub firmware: Option<Firmware>,
 }
 
 /// The sessions of a state folder. One process has them at a time.
 pub struct Sessions {
-    store: Store,
-    live: Mutex<BTreeMap<String, Arc<Live>>>,
+    pub(super) store: Store,
+    pub(super) live: Mutex<BTreeMap<String, Arc<Live>>>,
+    /// What sessions wait for at this moment. It is not written down: it may be room for writing.
+    waits: Mutex<BTreeMap<String, String>>,
     /// Locks of sessions that somebody is changing or has changed.
     changing: Mutex<BTreeMap<String, Arc<Mutex<()>>>>,
     opened: Mutex<Vec<(Sources, Weak<Opened>)>>,
@@ -70,7 +70,13 @@ pub struct Sessions {
 
 impl Sessions {
     pub fn new(store: Store) -> Self {
-        Self { store, live: Mutex::default(), changing: Mutex::default(), opened: Mutex::default() }
+        Self {
+            store,
+            live: Mutex::default(),
+            waits: Mutex::default(),
+            changing: Mutex::default(),
+            opened: Mutex::default(),
+        }
     }
 
     /// Begins a session and tells its steps; what it is then.
@@ -107,6 +113,7 @@ impl Sessions {
             settings,
             hypervisor: hypervisor.unwrap_or_default(),
             reach: None,
+            firmware: wish.firmware,
             targets: Vec::new(),
             moved: false,
         };
@@ -154,7 +161,6 @@ impl Sessions {
         if record.state == State::Preparing {
             record.state = if record.settings.is_some() { State::Running } else { State::Ready };
         }
-        record.problem = None;
         self.store.put(&record)?;
         step("ready");
         Ok(record)
@@ -176,114 +182,44 @@ impl Sessions {
             let Ok(record) = self.store.get(&id) else { continue };
             let live = self.live.lock().get(&id).map(Arc::clone);
             let is_live = live.is_some();
-            let outcome = if record.state == State::Moved {
-                Ok(())
+            let waits = if record.state == State::Moved {
+                Ok(None)
             } else if record.state == State::Stopping || record.is_overdue() {
                 drop(guard);
-                self.stop(&id, None, &|_| ())
+                self.stop(&id, None, &|_| ()).map(|()| None)
             } else if record.state == State::Migrating && is_live {
                 drop(guard);
                 self.go_on_moving(id.clone());
-                Ok(())
-            } else if let (State::Ready | State::Running, Some(live)) = (record.state, &live) {
-                self.look_after(&record, live)
+                Ok(None)
+            } else if let (State::Ready | State::Running | State::Off, Some(live)) = (record.state, &live) {
+                live.tend().and_then(|()| self.look_after(record))
             } else if record.state == State::Preparing || (record.state.is_served() && !is_live) {
-                let resumed = self
-                    .sources(&record.sources, false)
-                    .and_then(|opened| self.bring_up(record.clone(), &opened, &|_| ()));
-                resumed.map(|_| output::note(&format!("{id}: goes on")))
+                let resumed =
+                    self.sources(&record.sources, false).and_then(|opened| self.bring_up(record, &opened, &|_| ()));
+                resumed.map(|_| {
+                    output::note(&format!("{id}: goes on"));
+                    None
+                })
             } else {
-                Ok(())
+                Ok(None)
             };
-            if let Err(e) = outcome {
-                let text = e.to_string();
-                if record.problem.as_ref() != Some(&text) {
-                    output::note(&format!("{id}: {text}"));
-                    let kept =
-                        self.store.get(&id).and_then(|now| self.store.put(&Record { problem: Some(text), ..now }));
-                    kept.unwrap_or_else(|e| output::error(&e));
-                }
-            }
+            self.waits_for(&id, waits.unwrap_or_else(|e| Some(e.to_string())));
         }
     }
 
-    /// Looks after the doors and the machine of a session, and writes down what it waits for.
-    fn look_after(&self, record: &Record, live: &Live) -> Result<()> {
-        live.tend()?;
-        let problem = match record.state {
-            State::Running => machine::tend(record, &self.store.machine_folder(&record.id))?,
-            _ => None,
-        };
-        if problem != record.problem {
-            if let Some(problem) = &problem {
-                output::note(&format!("{}: {problem}", record.id));
-            }
-            self.store.put(&Record { problem, ..record.clone() })?;
+    /// Tells what a session waits for, when it is another thing than before.
+    fn waits_for(&self, id: &str, what: Option<String>) {
+        let mut waits = self.waits.lock();
+        if waits.get(id) == what.as_ref() {
+            return;
         }
-        Ok(())
-    }
-
-    /// Goes on moving disks after a restart, beside everything else.
-    fn go_on_moving(self: &Arc<Self>, id: String) {
-        let all = Arc::clone(self);
-        // Without a thread it is tried again in a moment.
-        let _ = thread::Builder::new().name("moving".into()).spawn(move || {
-            let known = all.store.get(&id).ok().and_then(|record| record.problem);
-            if let Err(e) = all.migrate(&id, None, &|_| ())
-                && known.is_none_or(|known| known != e.to_string())
-            {
-                output::note(&format!("{id}: {e}"));
+        match what {
+            Some(what) => {
+                output::note(&format!("{id}: {what}"));
+                waits.insert(id.to_owned(), what);
             }
-        });
-    }
-
-    /// Moves the disks of a session's running machine into `targets`, files in the order of its disks, and ends the session:
-    /// the machine stays. Without targets, what was begun goes on.
-    ///
-    /// # Errors
-    ///
-    /// When there is no such session, its machine does not run, or its disks cannot be moved; it goes on as it was then.
-    pub fn migrate(&self, id: &str, targets: Option<(PathBuf, FileFormat)>, step: &dyn Fn(&str)) -> Result<Value> {
-        let lock = self.lock_of(id);
-        let guard = lock.lock();
-        let mut record = self.store.get(id)?;
-        let live = self.live.lock().get(id).map(Arc::clone);
-        let live =
-            live.ok_or_else(|| Error::invalid(format!("{id} is not served at this moment: nothing can be moved")))?;
-        match (targets, record.state) {
-            (Some((folder, format)), State::Running) => {
-                record.targets = targets_in(&folder, format, &record)?;
-                record.state = State::Migrating;
-                self.store.put(&record)?;
-            }
-            (None, State::Migrating) => {}
-            (_, State::Migrating) => return Err(Error::invalid(format!("the disks of {id} are being moved already"))),
-            (_, state) => {
-                let state = state.name();
-                return Err(Error::invalid(format!(
-                    "{id} is {state}: only the disks of a running machine can be moved"
-                )));
-            }
+            None => drop(waits.remove(id)),
         }
-        let is_cancelled = || live.is_ending.load(Ordering::Relaxed);
-        let folder = self.store.machine_folder(id);
-        if let Err(e) = machine::migrate(&record, &folder, &record.targets, &is_cancelled, step) {
-            // Where there is no way back it is tried again and again; but not with a copy that differs.
-            if e.kind() == ErrorKind::Damaged || !machine::is_moving(&record, &folder) {
-                record.state = State::Running;
-                record.targets.clear();
-            }
-            record.problem = Some(e.to_string());
-            self.store.put(&record)?;
-            return Err(e);
-        }
-        record.moved = true;
-        record.state = State::Stopping;
-        self.store.put(&record)?;
-        let moved = json!({ "id": id, "disks": record.targets, "machine": machine::value(&record, &folder) });
-        drop(guard);
-        self.stop(id, None, step)?;
-        Ok(moved)
     }
 
     /// Ends a session and removes all that it made. What was removed before, by a stop that was broken off, is no error. With
@@ -313,11 +249,20 @@ impl Sessions {
             }
         }
         record.state = State::Stopping;
-        self.store.put(&record)?;
+        match self.store.put(&record) {
+            // What is removed now makes the room.
+            Err(e) if e.kind() == ErrorKind::NoSpace => output::note(&format!("{id}: {e}")),
+            put => put?,
+        }
         if !record.moved && machine.exists() {
             step("machine");
-            machine::stop(&record, &machine)?;
-            removed(&machine)?;
+            // One that had gone over to disks that stay has left nothing here but what it is started by.
+            if machine::stop(&record, &machine)? == Some(Settled::Moved) {
+                record.moved = true;
+                self.store.put(&record)?;
+            } else {
+                removed(&machine)?;
+            }
         }
         let live = self.live.lock().remove(id);
         if let Some(live) = live {
@@ -341,6 +286,7 @@ impl Sessions {
             self.store.delete(id)?;
         }
         self.changing.lock().remove(id);
+        self.waits.lock().remove(id);
         step("stopped");
         Ok(())
     }
@@ -359,6 +305,23 @@ impl Sessions {
         }
         record.lease_until = seconds.map(|seconds| now().saturating_add(seconds));
         self.store.put(&record)?;
+        Ok(self.value(&record))
+    }
+
+    /// Lets the overlays of a session take `bytes` each, or as much as there is.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such session.
+    pub fn set_quota(&self, id: &str, bytes: Option<u64>) -> Result<Value> {
+        let lock = self.lock_of(id);
+        let _guard = lock.lock();
+        let mut record = self.store.get(id)?;
+        record.quota = bytes;
+        self.store.put(&record)?;
+        if let Some(live) = self.live.lock().get(id) {
+            live.set_quota(bytes);
+        }
         Ok(self.value(&record))
     }
 
@@ -388,15 +351,16 @@ impl Sessions {
     }
 
     /// A session for programs.
-    fn value(&self, record: &Record) -> Value {
+    pub(super) fn value(&self, record: &Record) -> Value {
         let live = self.live.lock().get(&record.id).map(Arc::clone);
+        let waits = self.waits.lock().get(&record.id).cloned();
         let figures = live.as_ref().map(|live| live.figures()).unwrap_or_default();
         json!({
             "id": record.id,
             "machine": record.machine,
             "point": record.point,
             "state": record.state.name(),
-            "problem": record.problem,
+            "problem": waits.or_else(|| record.problem.clone()),
             "served": live.is_some(),
             "created": record.created,
             "age": now().saturating_sub(record.created),
@@ -417,12 +381,13 @@ impl Sessions {
             "overlay_bytes": figures.overlay_bytes,
             "bytes_read": figures.bytes_read,
             "bytes_written": figures.bytes_written,
+            "bytes_read_ahead": figures.bytes_ahead,
             "errors": figures.errors,
             "clients": figures.clients,
         })
     }
 
-    fn lock_of(&self, id: &str) -> Arc<Mutex<()>> {
+    pub(super) fn lock_of(&self, id: &str) -> Arc<Mutex<()>> {
         Arc::clone(self.changing.lock().entry(id.to_owned()).or_default())
     }
 
@@ -450,26 +415,6 @@ fn removed(folder: &Path) -> Result<()> {
         }
         _ => Ok(()),
     }
-}
-
-/// A file in `folder` for each disk.
-fn targets_in(folder: &Path, format: FileFormat, record: &Record) -> Result<Vec<Target>> {
-    if !folder.is_dir() {
-        return Err(Error::not_found(format!(
-            "{} is no folder: disks are moved into one that is there",
-            folder.display()
-        )));
-    }
-    let end = match format {
-        FileFormat::Qcow2 => "qcow2",
-        FileFormat::Raw => "raw",
-    };
-    let alone = record.disks.len() == 1;
-    let name = |disk: &DiskRecord| match alone {
-        true => format!("{}.{end}", record.machine),
-        false => format!("{}-{}.{end}", record.machine, disk.name),
-    };
-    Ok(record.disks.iter().map(|disk| Target { path: folder.join(name(disk)), format }).collect())
 }
 
 /// The disks of a restore point.

@@ -9,8 +9,9 @@
 //! begun, and is written before it is begun; which steps are done is asked of QEMU. So [`Migration::find`] finds it again,
 //! and every step can be taken again. **A crash of QEMU** before the guest has gone over leaves the machine on the
 //! session's disks; `run.json` names the new ones before the guest goes on with them, and the guest stands still in
-//! between: whichever it names, it is complete.
+//! between: whichever it names, it is complete. [`settle`] brings such a migration to its end.
 
+mod settle;
 mod verify;
 
 use std::{
@@ -24,6 +25,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+pub use settle::settle;
 
 use super::{
     Running,
@@ -167,10 +169,7 @@ impl Migration {
     ///
     /// `Damaged` when its record cannot be understood.
     pub fn find(running: &Running) -> Result<Option<Self>> {
-        let path = running.folder().join(RECORD);
-        let Some(text) = durable::read(&path, RECORD_MAX)? else { return Ok(None) };
-        let record = serde_json::from_slice(&text);
-        let record = record.map_err(|e| Error::damaged(format!("{}: {e}", path.display())))?;
+        let Some(record) = Record::read(running.folder())? else { return Ok(None) };
         Ok(Some(Self { running: again(running)?, record }))
     }
 

@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// QEMU's server, in the machine's folder.
-const SOCKET: &str = "verify.sock";
+pub(super) const SOCKET: &str = "verify.sock";
 
 impl Moved {
     fn scratch(&self) -> String {

@@ -42,7 +42,7 @@ const HEAD: usize = 60;
 const PLACES: [u64; 2] = [4096, 1 << 40];
 const CHANGE: usize = 40;
 /// Bytes of changes after which the tables are written without a flush.
-const PRESSED: u64 = 1 << 20;
+const PRESSED: u64 = 4 << 20;
 /// Bytes of one turn that are read at most: more than are ever written.
 const TURN_MAX: u64 = 16 << 20;
 

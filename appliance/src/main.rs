@@ -11,6 +11,7 @@ mod output;
 mod progress;
 mod recovery;
 mod smb;
+mod state;
 
 use std::process::ExitCode;
 

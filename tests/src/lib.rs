@@ -26,6 +26,16 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+/// Whether the tree can be mounted here, and all of `programs` are installed; says that `test` is skipped otherwise.
+#[must_use]
+pub fn can_mount(test: &str, programs: &[&str]) -> bool {
+    let can = is_root() && std::fs::File::options().read(true).write(true).open("/dev/fuse").is_ok();
+    if !can {
+        eprintln!("SKIPPED: {test}: needs root and /dev/fuse");
+    }
+    can && installed(test, programs)
+}
+
 /// Whether all of `programs` are installed; says that `test` is skipped otherwise.
 #[must_use]
 pub fn installed(test: &str, programs: &[&str]) -> bool {

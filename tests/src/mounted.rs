@@ -1,14 +1,13 @@
 //! The tree, mounted by a process of its own.
 
 use std::{
-    fs,
     path::Path,
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-use crate::{is_root, temp};
+use crate::{can_mount, temp};
 
 /// A mount, and its end.
 #[derive(Debug)]
@@ -22,8 +21,7 @@ impl Mounted {
     ///
     /// When no mount appears.
     pub fn of(mut command: Command) -> Option<Self> {
-        if !is_root() || fs::File::options().read(true).write(true).open("/dev/fuse").is_err() {
-            println!("SKIPPED: /dev/fuse cannot be used here");
+        if !can_mount("mounting", &[]) {
             return None;
         }
         let folder = temp();

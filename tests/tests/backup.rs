@@ -246,7 +246,7 @@ fn as_documented() {
         let run = run_within(&mut command, Duration::from_secs(60)).good();
         run.text()
     };
-    assert_eq!(printed("vmgate-fd", &["--mount", "/run/revenant"]), shown);
+    assert_eq!(printed("vmgate-fd", &["--mount", "/run/revenant/tree"]), shown);
 
     let program = format!("{} --config {}", program::path().display(), gate.config().display());
     let mount = gate.mount();

@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::Value;
 use tests::{
-    installed, is_root,
+    can_mount,
     program::run_within,
     recovery::{LIMIT, Recovery, io, io_as, uri},
     temp,
@@ -21,11 +21,7 @@ const USER: &str = "daemon";
 const PASSWORD: &str = "geheim & länger";
 
 fn can_serve(test: &str) -> bool {
-    let can = is_root() && fs::File::options().read(true).write(true).open("/dev/fuse").is_ok();
-    if !can {
-        eprintln!("SKIPPED: {test}: needs root and /dev/fuse");
-    }
-    can && installed(test, &["smbd", "smbpasswd", "smbclient", "qemu-io", "qemu-img"])
+    can_mount(test, &["smbd", "smbpasswd", "smbclient", "qemu-io", "qemu-img"])
 }
 
 /// Has Samba's client run `commands` on the share of a session; what it says.

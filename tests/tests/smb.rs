@@ -11,9 +11,10 @@ use std::{
 
 use rustix::process::Signal;
 use tests::{
+    can_mount,
     case::{self, Case},
     compare::{sha256, under, walk},
-    installed, is_root,
+    installed,
     program::{Revenant, Run, run_within},
     served::Served,
     temp,
@@ -25,11 +26,7 @@ const USER: &str = "daemon";
 const PASSWORD: &str = "geheim & länger";
 
 fn can_serve(test: &str) -> bool {
-    let can = is_root() && fs::File::options().read(true).write(true).open("/dev/fuse").is_ok();
-    if !can {
-        eprintln!("SKIPPED: {test}: needs root and /dev/fuse");
-    }
-    can && installed(test, &["smbd", "smbpasswd", "smbclient"])
+    can_mount(test, &["smbd", "smbpasswd", "smbclient"])
 }
 
 struct Share {

@@ -4,7 +4,6 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use blockdev::{Error, Result};
@@ -12,6 +11,7 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::record::Chain;
+use crate::state;
 
 /// The store, in the daemon's state folder.
 pub struct Store {
@@ -26,17 +26,11 @@ impl Store {
     ///
     /// When it cannot be read or made.
     pub fn open(folder: &Path) -> Result<Self> {
-        let failed = |e| failed(folder, e);
-        let database = Connection::open(folder.join("state.sqlite")).map_err(failed)?;
-        database.busy_timeout(Duration::from_secs(30)).map_err(failed)?;
-        database.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
-        database.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
-        database
-            .execute_batch(
-                "CREATE TABLE IF NOT EXISTS backups (machine TEXT PRIMARY KEY, chain TEXT NOT NULL) STRICT;
-                 CREATE TABLE IF NOT EXISTS installation (name TEXT NOT NULL) STRICT;",
-            )
-            .map_err(failed)?;
+        let database = state::open(
+            folder,
+            "CREATE TABLE IF NOT EXISTS backups (machine TEXT PRIMARY KEY, chain TEXT NOT NULL) STRICT;
+             CREATE TABLE IF NOT EXISTS installation (name TEXT NOT NULL) STRICT;",
+        )?;
         Ok(Self { folder: folder.to_owned(), database: Mutex::new(database) })
     }
 
@@ -46,12 +40,14 @@ impl Store {
         let known: Option<String> = database
             .query_row("SELECT name FROM installation", [], |row| row.get(0))
             .optional()
-            .map_err(|e| failed(&self.folder, e))?;
+            .map_err(|e| state::failed(&self.folder, e))?;
         if let Some(known) = known {
             return Ok(known);
         }
         let name: String = (0..8).map(|_| fastrand::alphanumeric().to_ascii_lowercase()).collect();
-        database.execute("INSERT INTO installation VALUES (?1)", params![name]).map_err(|e| failed(&self.folder, e))?;
+        database
+            .execute("INSERT INTO installation VALUES (?1)", params![name])
+            .map_err(|e| state::failed(&self.folder, e))?;
         Ok(name)
     }
 
@@ -74,13 +70,13 @@ impl Store {
         let text = serde_json::to_string(chain).map_err(|e| Error::invalid(format!("{}: {e}", chain.key())))?;
         let database = self.database.lock();
         let put = database.execute("INSERT OR REPLACE INTO backups VALUES (?1, ?2)", params![chain.key(), text]);
-        put.map(drop).map_err(|e| failed(&self.folder, e))
+        put.map(drop).map_err(|e| state::failed(&self.folder, e))
     }
 
     /// All chains.
     pub fn all(&self) -> Result<Vec<Chain>> {
         let database = self.database.lock();
-        let failed = |e| failed(&self.folder, e);
+        let failed = |e| state::failed(&self.folder, e);
         let mut statement = database.prepare("SELECT chain FROM backups ORDER BY machine").map_err(failed)?;
         let texts = statement.query_map([], |row| row.get::<_, String>(0)).map_err(failed)?;
         texts
@@ -90,8 +86,4 @@ impl Store {
             })
             .collect()
     }
-}
-
-fn failed(folder: &Path, e: rusqlite::Error) -> Error {
-    Error::io(format!("the state store in {}", folder.display()), std::io::Error::other(e))
 }

@@ -26,12 +26,14 @@ use std::{
     os::unix::ffi::OsStrExt,
     path::Path,
     sync::{Arc, atomic::AtomicBool},
+    time::Duration,
 };
 
 use blockdev::{Error, Result};
 use clap::CommandFactory;
 use vfs::{
     door::Totals,
+    fuse::MountOptions,
     node::Node,
     providers::{self, Sources, Tree, backup::Live},
 };
@@ -93,6 +95,9 @@ fn manual(folder: &Path) -> Result<()> {
         .map_err(|e| Error::io(format!("cannot write manual pages into {}", folder.display()), e))
 }
 
+/// How long open files are still served after a mount was ended while busy.
+const GRACE: Duration = Duration::from_secs(5);
+
 /// The sources and their tree.
 pub struct Opened {
     pub archive: Arc<Archive>,
@@ -153,8 +158,17 @@ impl Opened {
         })
     }
 
+    /// How its tree is mounted.
+    pub fn mount_options(&self) -> MountOptions {
+        let mut options = MountOptions::default();
+        options.log = Arc::new(output::note);
+        options.detach_grace = GRACE;
+        options.totals = self.totals();
+        options
+    }
+
     /// Tells how much the jobs hold, as soon as all are known.
-    pub fn totals(&self) -> Arc<dyn Fn() -> Totals + Send + Sync> {
+    fn totals(&self) -> Arc<dyn Fn() -> Totals + Send + Sync> {
         let archive = Arc::downgrade(&self.archive);
         Arc::new(move || {
             let Some(archive) = archive.upgrade().filter(|a| a.is_complete()) else { return Totals::default() };

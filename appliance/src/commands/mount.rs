@@ -1,27 +1,20 @@
 //! `revenant mount`: the whole tree as a filesystem.
 
-use std::{path::Path, sync::Arc, thread, time::Duration};
+use std::{path::Path, thread, time::Duration};
 
 use blockdev::{Error, Result};
 use signal_hook::{consts::TERM_SIGNALS, iterator::Signals};
-use vfs::fuse::MountOptions;
 
 use super::open;
 use crate::{cli::Cli, output};
-
-/// How long open files are still served after the mount was ended while busy.
-const GRACE: Duration = Duration::from_secs(5);
 
 pub fn run(cli: &Cli, mountpoint: &Path, foreground: bool, threads: Option<usize>) -> Result<u8> {
     if !foreground {
         return background(mountpoint);
     }
     let opened = open(cli)?;
-    let mut options = MountOptions::default();
+    let mut options = opened.mount_options();
     options.threads = threads;
-    options.log = Arc::new(output::note);
-    options.detach_grace = GRACE;
-    options.totals = opened.totals();
     // Signals are caught before the mount exists, so that none leaves it behind.
     let mut signals = Signals::new(TERM_SIGNALS).map_err(|e| Error::io("cannot wait for signals", e))?;
     let mount = vfs::fuse::mount(opened.tree.root.clone(), mountpoint, &options)?;

@@ -1,22 +1,15 @@
 //! The tree that the daemon mounts: backups of running machines, and what its volumes and images hold.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc};
 
 use blockdev::{Error, Result};
-use vfs::{
-    fuse::{Mount, MountOptions},
-    providers::backup::Live,
-};
+use vfs::{fuse::Mount, providers::backup::Live};
 
 use crate::{
     backup::runs::Backups,
     cli::Sources,
     commands::{Opened, open_tree},
-    output,
 };
-
-/// How long open files are still served after the mount was ended while busy.
-const GRACE: Duration = Duration::from_secs(5);
 
 /// The mounted tree.
 pub struct Mounted {
@@ -31,12 +24,10 @@ pub struct Mounted {
 /// When it cannot be mounted, or a source cannot be opened.
 pub fn mount(point: &Path, sources: &Sources, backups: &Arc<Backups>) -> Result<Mounted> {
     detach_dead(point)?;
+    // What is below /run is gone when the host starts anew.
+    std::fs::create_dir_all(point).map_err(|e| Error::io(format!("cannot make {}", point.display()), e))?;
     let opened = open_tree(sources, Some(Arc::clone(backups) as Arc<dyn Live>))?;
-    let mut options = MountOptions::default();
-    options.log = Arc::new(output::note);
-    options.detach_grace = GRACE;
-    options.totals = opened.totals();
-    let mount = vfs::fuse::mount(opened.tree.root.clone(), point, &options)?;
+    let mount = vfs::fuse::mount(opened.tree.root.clone(), point, &opened.mount_options())?;
     backups.mounted_on(&point.canonicalize().unwrap_or_else(|_| point.to_owned()));
     Ok(Mounted { mount, _opened: opened })
 }

@@ -9,14 +9,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use blockdev::{Error, ErrorKind, Result};
+use blockdev::{Error, Result};
 use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::record::Record;
-
-/// Written as the database's `user_version`.
-const VERSION: i64 = 1;
+use crate::state;
 
 /// The store, in a folder with one folder for each session.
 pub struct Store {
@@ -36,25 +34,11 @@ impl Store {
         // Records hold catalogs' passwords, and folders what guests write.
         fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).map_err(cannot)?;
         let folder = folder.canonicalize().map_err(cannot)?;
-        let path = folder.join("state.sqlite");
-        let failed = |e| failed(&path, e);
-        let database = Connection::open(&path).map_err(failed)?;
-        database.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
-        database.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
-        let version: i64 = database.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)?;
-        if version > VERSION {
-            return Err(Error::unsupported(format!(
-                "{} was written by a newer revenant (version {version}); use that one",
-                path.display()
-            )));
-        }
-        database
-            .execute_batch(
-                "CREATE TABLE IF NOT EXISTS sessions (id TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;
-                 CREATE TABLE IF NOT EXISTS numbers (machine TEXT PRIMARY KEY, last INTEGER NOT NULL) STRICT;",
-            )
-            .map_err(failed)?;
-        database.pragma_update(None, "user_version", VERSION).map_err(failed)?;
+        let database = state::open(
+            &folder,
+            "CREATE TABLE IF NOT EXISTS sessions (id TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;
+             CREATE TABLE IF NOT EXISTS numbers (machine TEXT PRIMARY KEY, last INTEGER NOT NULL) STRICT;",
+        )?;
         Ok(Self { folder, database: Mutex::new(database) })
     }
 
@@ -119,19 +103,10 @@ impl Store {
     }
 
     fn failed(&self, e: rusqlite::Error) -> Error {
-        failed(&self.folder.join("state.sqlite"), e)
+        state::failed(&self.folder, e)
     }
 }
 
 fn parse(text: &str) -> Result<Record> {
     serde_json::from_str(text).map_err(|e| Error::damaged(format!("a record of a session cannot be read: {e}")))
-}
-
-fn failed(path: &Path, e: rusqlite::Error) -> Error {
-    let kind = match e.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::DiskFull) => ErrorKind::NoSpace,
-        Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => ErrorKind::Damaged,
-        _ => ErrorKind::Io,
-    };
-    Error::new(kind, format!("the state store {}", path.display())).with_source(e)
 }

@@ -46,12 +46,14 @@ fn scratch_node(mark: &str, number: usize) -> String {
     format!("rvt-{mark}-{number}")
 }
 
-fn job(mark: &str, number: usize) -> String {
-    format!("revenant-{mark}-{number}")
+/// What the names of its jobs and exports begin with.
+fn prefix(mark: &str) -> String {
+    format!("{}-", marks::bitmap(mark))
 }
 
-fn export(mark: &str, number: usize) -> String {
-    format!("revenant-{mark}-{number}")
+/// A job, or an export.
+fn named(mark: &str, number: usize) -> String {
+    format!("{}{number}", prefix(mark))
 }
 
 fn scratch_file(folder: &Path, mark: &str, number: usize) -> PathBuf {
@@ -100,7 +102,7 @@ fn make(machine: &Attached, monitor: &mut Client, wish: &Wish<'_>) -> Result<Poi
         let since = if part.unknown.is_some() { &[][..] } else { &part.since };
         actions.extend(marks::begin(&part.disk, wish.mark, since)?);
         actions.push(json!({ "type": "blockdev-backup", "data": {
-            "job-id": job(wish.mark, number), "device": part.disk.node, "target": scratch_node(wish.mark, number),
+            "job-id": named(wish.mark, number), "device": part.disk.node, "target": scratch_node(wish.mark, number),
             "sync": "none", "auto-dismiss": false,
         }}));
     }
@@ -132,7 +134,7 @@ fn serve(monitor: &mut Client, wish: &Wish<'_>, parts: Vec<Part>) -> Result<Vec<
     start_server(monitor, &json!({ "addr": address, "max-connections": 0 }))?;
     let mut disks = Vec::new();
     for (number, part) in parts.into_iter().enumerate() {
-        let export = export(wish.mark, number);
+        let export = named(wish.mark, number);
         let mut wanted = json!({
             "type": "nbd", "id": export, "name": export, "node-name": scratch_node(wish.mark, number), "writable": false,
         });
@@ -172,8 +174,8 @@ pub fn end(monitor: &mut Client, mark: &str) -> Result<()> {
     let exports = monitor.execute("query-block-exports", &json!({}))?;
     let all: Vec<&str> =
         exports.as_array().into_iter().flatten().filter_map(|e| e.get("id").and_then(Value::as_str)).collect();
-    let (own, others): (Vec<&str>, Vec<&str>) =
-        all.into_iter().partition(|id| id.starts_with(&format!("revenant-{mark}-")));
+    let prefix = prefix(mark);
+    let (own, others): (Vec<&str>, Vec<&str>) = all.into_iter().partition(|id| id.starts_with(&prefix));
     for id in &own {
         monitor.execute("block-export-del", &json!({ "id": id, "mode": "hard" }))?;
     }
@@ -183,7 +185,7 @@ pub fn end(monitor: &mut Client, mark: &str) -> Result<()> {
         let _stopped_already = monitor.execute("nbd-server-stop", &json!({}));
     }
     for (number, file) in scratch(monitor, mark)? {
-        jobs::cancel(monitor, &job(mark, number))?;
+        jobs::cancel(monitor, &named(mark, number))?;
         let node = scratch_node(mark, number);
         remove_node(monitor, &node)?;
         remove_node(monitor, &below(&node))?;
@@ -201,7 +203,7 @@ pub fn end(monitor: &mut Client, mark: &str) -> Result<()> {
 fn wait_for_exports(monitor: &mut Client, mark: &str) -> Result<()> {
     const LIMIT: Duration = Duration::from_secs(30);
     let until = Instant::now() + LIMIT;
-    let prefix = format!("revenant-{mark}-");
+    let prefix = prefix(mark);
     loop {
         let all = monitor.execute("query-block-exports", &json!({}))?;
         let left = all.as_array().into_iter().flatten().filter_map(|e| e.get("id").and_then(Value::as_str));

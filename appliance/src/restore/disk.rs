@@ -220,3 +220,207 @@ impl Receiver for Receiving<'_> {
         self.disk.visible(self.number, range, &mut |device, range| device.write_zeroes(range, false))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use blockdev::{
+        Extent, ExtentKind, MappedRun, ReadAt,
+        containers::{self, Backing, Kind},
+        images::{
+            Format,
+            qcow2::arriving::{Arriving, Tables},
+        },
+    };
+    use parking_lot::RwLock;
+
+    use super::*;
+
+    const CLUSTER: usize = 64 << 10;
+
+    /// Tables in memory.
+    #[derive(Default)]
+    struct Kept(RwLock<BTreeMap<u64, Vec<u8>>>);
+
+    impl Tables for Kept {
+        fn put(&self, bytes: &[u8], offset: u64) -> Result<()> {
+            self.0.write().insert(offset, bytes.to_vec());
+            Ok(())
+        }
+
+        fn get(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+            buf.fill(0);
+            let end = offset + buf.len() as u64;
+            for (at, bytes) in self.0.read().range(..end) {
+                let from = offset.max(*at);
+                let to = end.min(at + bytes.len() as u64);
+                if from < to {
+                    buf[(from - offset) as usize..(to - offset) as usize]
+                        .copy_from_slice(&bytes[(from - at) as usize..(to - at) as usize]);
+                }
+            }
+            Ok(())
+        }
+    }
+
+    /// A disk in memory whose clusters of zeros are holes.
+    struct Ram(Vec<u8>);
+
+    impl ReadAt for Ram {
+        fn size(&self) -> u64 {
+            self.0.size()
+        }
+
+        fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
+            self.0.read_at(buf, offset)
+        }
+
+        fn extent_at(&self, offset: u64) -> Result<Option<Extent>> {
+            let at = offset as usize;
+            let Some(rest) = self.0.get(at..).filter(|rest| !rest.is_empty()) else { return Ok(None) };
+            let len = rest.len().min(CLUSTER - at % CLUSTER);
+            let kind = if rest[..len].iter().all(|b| *b == 0) { ExtentKind::Hole } else { ExtentKind::Data };
+            Ok(Some(Extent { range: offset..offset + len as u64, kind }))
+        }
+
+        fn map(&self, _offset: u64, _len: u64) -> Option<MappedRun<'_>> {
+            None
+        }
+    }
+
+    impl BlockDevice for Ram {
+        fn block_sizes(&self) -> blockdev::BlockSizes {
+            blockdev::BlockSizes::CLASSIC
+        }
+    }
+
+    /// The bytes of a file of a chain: of all of `disk`, or of what has changed since `before`.
+    fn file(disk: &[u8], before: Option<(&str, &[u8])>) -> Vec<u8> {
+        let device: Arc<dyn BlockDevice> = Arc::new(Ram(disk.to_vec()));
+        let content = match before {
+            None => containers::open(Kind::Qcow2, "x.qcow2", &device, b"x").expect("a file"),
+            Some((name, before)) => {
+                let end = |at: usize| (at + CLUSTER).min(disk.len());
+                let differs = |at: &usize| before.get(*at..end(*at)) != Some(&disk[*at..end(*at)]);
+                let clusters = (0..disk.len()).step_by(CLUSTER).filter(differs);
+                let mut changed = clusters.map(|at| Ok(at as u64..end(at) as u64));
+                let backing = Backing { name: name.to_owned(), format: Format::Qcow2 };
+                containers::open_delta(&device, &mut changed, &backing).expect("a file")
+            }
+        };
+        let mut bytes = vec![0; content.size() as usize];
+        assert_eq!(content.read_at(&mut bytes, 0).expect("bytes"), bytes.len());
+        bytes
+    }
+
+    /// Writes a file in pieces, as a File daemon does: blocks of zeros are left out, but for the last.
+    fn write(merging: &mut Merging, number: u64, bytes: &[u8], piece: usize) -> Result<bool> {
+        let mut coming = Arriving::new(Arc::new(Kept::default()));
+        for (at, piece) in (0..).step_by(piece).zip(bytes.chunks(piece)) {
+            if piece.iter().any(|b| *b != 0) || at + piece.len() == bytes.len() {
+                coming.take(piece, at as u64, &mut merging.receiving(number))?;
+            }
+        }
+        Ok(coming.is_whole())
+    }
+
+    fn random(rng: &mut fastrand::Rng, disk: &mut [u8]) {
+        for _ in 0..rng.usize(1..12) {
+            let at = rng.usize(..disk.len());
+            let len = rng.usize(1..300_000).min(disk.len() - at);
+            let byte = if rng.u8(..4) == 0 { 0 } else { rng.u8(..) };
+            disk[at..at + len].fill(byte);
+        }
+    }
+
+    /// The states of a disk that grows, is backed up whole once more when it has shrunk, and the files that they are saved
+    /// in; the names of the files.
+    fn chain(rng: &mut fastrand::Rng) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let mut disk = vec![0; 5 * MIB + 1536];
+        let mut states: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+        for number in 0..6_usize {
+            random(rng, &mut disk);
+            let whole = number == 0 || number == 3;
+            match number {
+                2 => disk.resize(9 * MIB + 512, 0),
+                3 => disk.truncate(3 * MIB),
+                _ => {}
+            }
+            // A Differential is on top of the last whole one.
+            let parent = if number == 5 { 3 } else { number.max(1) - 1 };
+            let before = states.get(parent).map(|(state, _)| state.clone()).unwrap_or_default();
+            let name = format!("d.{parent:04}-x.qcow2");
+            let bytes = file(&disk, (!whole).then_some((name.as_str(), before.as_slice())));
+            states.push((disk.clone(), bytes));
+        }
+        states
+    }
+
+    const MIB: usize = 1 << 20;
+
+    #[test]
+    fn files_in_any_order_and_pieces_make_the_disk() {
+        for seed in 0..40 {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let states = chain(&mut rng);
+            let last = rng.usize(..states.len());
+            let mut order: Vec<usize> = (0..=last).collect();
+            if seed % 2 == 1 {
+                rng.shuffle(&mut order);
+            }
+            let folder = tempfile::tempdir().expect("a folder");
+            let path = folder.path().join("disk");
+            let format = if seed % 4 < 2 { FileFormat::Raw } else { FileFormat::Qcow2 };
+            let mut merging = Merging::new(path.clone(), format);
+            for number in order {
+                let piece = [65536, 65536, 4096, 100_000][rng.usize(..4)];
+                assert!(
+                    write(&mut merging, number as u64, &states[number].1, piece).expect("taken"),
+                    "{seed} {number}"
+                );
+            }
+            let wanted = &states[last].0;
+            let mut made = vec![1; wanted.len()];
+            let device = merging.made().expect("a disk").read();
+            assert_eq!(device.read_at(&mut made, 0).expect("read"), made.len());
+            let differs = made.iter().zip(wanted).position(|(a, b)| a != b);
+            assert_eq!(differs, None, "seed {seed}, up to {last}: {:?}", differs.map(|at| (made[at], wanted[at])));
+            merging.finish(wanted.len() as u64).expect("finished");
+            let len = fs::metadata(&path).expect("the disk").len();
+            assert!(format == FileFormat::Qcow2 || len == wanted.len() as u64);
+        }
+    }
+
+    #[test]
+    fn damaged_files_are_errors() {
+        let mut rng = fastrand::Rng::with_seed(7);
+        let states = chain(&mut rng);
+        let folder = tempfile::tempdir().expect("a folder");
+        for round in 0..1000_usize {
+            let mut bytes = states[round % states.len()].1.clone();
+            for _ in 0..rng.usize(1..5) {
+                // In the header and the tables, mostly.
+                let at = rng.usize(..[104, 66_000, 400_000][round % 3].min(bytes.len()));
+                bytes[at] = rng.u8(..);
+            }
+            if rng.bool() {
+                bytes.truncate(rng.usize(..bytes.len()));
+            }
+            let path = folder.path().join("disk");
+            let mut merging = Merging::new(path.clone(), FileFormat::Raw);
+            // Whatever comes of it: no panic, no hang, no file of any size.
+            let _outcome = write(&mut merging, 1, &bytes, 65536);
+            merging.remove();
+            assert!(!path.exists());
+        }
+    }
+
+    #[test]
+    fn a_file_of_others_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut merging = Merging::new(folder.path().join("disk"), FileFormat::Raw);
+        let error = write(&mut merging, 1, &[7; 200_000], 65536).expect_err("no qcow2");
+        assert!(error.to_string().contains("revenant convert"), "{error}");
+    }
+}

@@ -32,6 +32,18 @@ struct File {
     qemu: Vec<Attached>,
     #[serde(default)]
     libvirt: Vec<LibvirtHost>,
+    #[serde(default)]
+    storage: Vec<Storage>,
+}
+
+/// A folder for the disks of machines that are restored.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Storage {
+    /// What it is asked for by.
+    pub name: String,
+    /// Where it is.
+    pub path: PathBuf,
 }
 
 /// The hypervisors that are configured.
@@ -147,6 +159,15 @@ pub fn hypervisors(sources: &Sources) -> Result<Hypervisors> {
         return Err(Error::invalid(format!("name = {odd:?}: a name here has letters, digits, `-`, `_` and `.`")));
     }
     Ok(Hypervisors { qemu: file.qemu, libvirt: file.libvirt })
+}
+
+/// Where the disks of restored machines can go; the first is taken where none is asked for.
+///
+/// # Errors
+///
+/// When the configuration file cannot be read.
+pub fn storages(sources: &Sources) -> Result<Vec<Storage>> {
+    Ok(read(sources)?.storage)
 }
 
 fn first(a: &[PathBuf], b: Vec<PathBuf>) -> Vec<PathBuf> {

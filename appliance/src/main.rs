@@ -10,6 +10,7 @@ mod guest_fix;
 mod output;
 mod progress;
 mod recovery;
+mod restore;
 mod smb;
 mod state;
 

@@ -1,11 +1,19 @@
-//! Files and block devices of the host as sources.
+//! Files and block devices of the host: as sources, and raw disks in files that can be written.
 
-use std::{fs::File, os::fd::AsFd, path::Path};
+use std::{
+    fs::File,
+    ops::Range,
+    os::{
+        fd::AsFd,
+        unix::fs::{FileExt, OpenOptionsExt},
+    },
+    path::Path,
+};
 
-use rustix::fs::{FileType, SeekFrom};
+use rustix::fs::{FallocateFlags, FileType, SeekFrom};
 
 use crate::{
-    BlockDevice, BlockSizes, Error, Extent, ExtentKind, MappedRun, ReadAt, Result,
+    BlockDevice, BlockSizes, Error, Extent, ExtentKind, MappedRun, ReadAt, Result, WriteAt,
     origin::{Origin, Source},
 };
 
@@ -107,5 +115,101 @@ impl ReadAt for HostFile {
 impl BlockDevice for HostFile {
     fn block_sizes(&self) -> BlockSizes {
         BlockSizes::CLASSIC
+    }
+}
+
+/// A raw disk in a file of the host, which can be written.
+#[derive(Debug)]
+pub struct RawDisk {
+    read: HostFile,
+}
+
+impl RawDisk {
+    /// Make the file `path`, which must not exist, a disk of `size` bytes, all zeros, none of them stored. Only its owner
+    /// can read it.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be made.
+    pub fn create(path: &Path, size: u64) -> Result<Self> {
+        let failed = |e| Error::io(format!("cannot make {}", path.display()), e);
+        let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
+        file.set_len(size).map_err(failed)?;
+        Ok(Self { read: HostFile::new(file, path.display().to_string())? })
+    }
+
+    fn failed(&self, error: std::io::Error) -> Error {
+        Error::io(format!("cannot write {}", self.read.name), error)
+    }
+
+    fn check(&self, range: &Range<u64>) -> Result<()> {
+        if range.start > range.end || range.end > self.read.size {
+            let Range { start, end } = range;
+            return Err(Error::invalid(format!("bytes {start}..{end} are not all within {}", self.read.name)));
+        }
+        Ok(())
+    }
+}
+
+impl ReadAt for RawDisk {
+    fn size(&self) -> u64 {
+        self.read.size()
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
+        self.read.read_at(buf, offset)
+    }
+
+    fn extent_at(&self, offset: u64) -> Result<Option<Extent>> {
+        self.read.extent_at(offset)
+    }
+
+    fn map(&self, offset: u64, len: u64) -> Option<MappedRun<'_>> {
+        self.read.map(offset, len)
+    }
+}
+
+impl BlockDevice for RawDisk {
+    fn block_sizes(&self) -> BlockSizes {
+        BlockSizes::CLASSIC
+    }
+}
+
+impl WriteAt for RawDisk {
+    fn write_at(&self, buf: &[u8], offset: u64) -> Result<()> {
+        self.check(&(offset..offset.saturating_add(buf.len() as u64)))?;
+        self.read.file.write_all_at(buf, offset).map_err(|e| self.failed(e))
+    }
+
+    fn write_zeroes(&self, range: Range<u64>, keep: bool) -> Result<()> {
+        self.check(&range)?;
+        if range.is_empty() {
+            return Ok(());
+        }
+        let how = if keep { FallocateFlags::ZERO_RANGE } else { FallocateFlags::PUNCH_HOLE };
+        let len = range.end - range.start;
+        match rustix::fs::fallocate(&self.read.file, how | FallocateFlags::KEEP_SIZE, range.start, len) {
+            Ok(()) => Ok(()),
+            // Not every filesystem can.
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
+                let zeros = vec![0; (1 << 20).min(usize::try_from(len).unwrap_or(usize::MAX))];
+                let mut at = range.start;
+                while at < range.end {
+                    let n = zeros.len().min(usize::try_from(range.end - at).unwrap_or(usize::MAX));
+                    self.write_at(zeros.get(..n).unwrap_or_default(), at)?;
+                    at += n as u64;
+                }
+                Ok(())
+            }
+            Err(e) => Err(self.failed(e.into())),
+        }
+    }
+
+    fn discard(&self, range: Range<u64>) -> Result<()> {
+        self.write_zeroes(range, false)
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.read.file.sync_data().map_err(|e| self.failed(e))
     }
 }

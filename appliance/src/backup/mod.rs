@@ -22,7 +22,7 @@
 
 mod chain;
 mod delivery;
-mod digests;
+pub mod digests;
 pub mod hypervisors;
 mod proof;
 pub mod record;

@@ -4,6 +4,7 @@ mod backup;
 mod boot;
 mod export;
 mod recover;
+mod restore;
 
 use std::{ffi::OsString, path::PathBuf};
 
@@ -14,7 +15,8 @@ use serde::{Deserialize, Serialize};
 pub use backup::{Backup, BackupAction, BaculaConfig, ListOptions, Selection};
 pub use boot::{Accelerator, BootOptions};
 pub use export::{DatastoreOptions, IscsiOptions, NbdOptions, NfsOptions, Protocol, SmbOptions};
-pub use recover::{Recover, RecoverAction, RecoverStart};
+pub use recover::{Recover, RecoverAction, RecoverStart, network};
+pub use restore::{Restore, RestoreAction};
 
 /// Bacula backups that get up and walk: volumes as a filesystem, without staging and without Bacula.
 #[derive(Debug, Parser)]
@@ -239,6 +241,8 @@ pub enum Command {
     },
     /// Back up running machines: around a Bacula job that reads `backup/HYPERVISOR/MACHINE` of the mounted tree
     Backup(Backup),
+    /// What Bacula restores into `restore/HYPERVISOR/MACHINE` of the mounted tree: disks and a machine
+    Restore(Restore),
     /// Print jobs and file sets of running machines for Bacula's Director: `@|"revenant bacula-config ..."`
     BaculaConfig(BaculaConfig),
     /// Look whether everything is there that backups and recoveries need, and say how to mend what is not. Exit code: 0 it
@@ -386,6 +390,7 @@ impl Cli {
             }
             Command::Serve { .. }
             | Command::Backup(_)
+            | Command::Restore(_)
             | Command::BaculaConfig(_)
             | Command::Doctor { .. }
             | Command::Jobs

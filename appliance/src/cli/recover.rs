@@ -135,7 +135,12 @@ fn runner(text: &str) -> std::result::Result<Runner, String> {
     }
 }
 
-fn network(text: &str) -> std::result::Result<Network, String> {
+/// The network that a word names.
+///
+/// # Errors
+///
+/// When it names none, with what there is.
+pub fn network(text: &str) -> std::result::Result<Network, String> {
     match (text, text.strip_prefix("bridge:")) {
         ("isolated", _) => Ok(Network::Isolated(Vec::new())),
         ("nat", _) => Ok(Network::Nat(Vec::new())),

@@ -15,6 +15,7 @@ pub mod machine;
 mod mount;
 mod points;
 mod recover;
+mod restore;
 mod serve;
 pub mod source;
 mod verify;
@@ -84,6 +85,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
         Command::Recover(recover) => recover::run(cli, recover),
         Command::Serve { state, until_idle, mount } => serve::run(cli, state.as_deref(), *until_idle, mount.as_deref()),
         Command::Backup(backup) => backup::run(cli, backup),
+        Command::Restore(restore) => restore::run(cli, restore),
         Command::BaculaConfig(config) => bacula_config::run(cli, config),
         Command::Doctor { state } => doctor::run(cli, state.as_deref()),
     }
@@ -121,15 +123,15 @@ pub fn open_sources(sources: &cli::Sources) -> Result<Opened> {
              disk images by --image",
         ));
     }
-    open_tree(sources, None)
+    open_tree(sources, None, None)
 }
 
-/// Open what is named by `sources`, which may be nothing, and `live` machines.
+/// Open what is named by `sources`, which may be nothing, `live` machines, and the folder that takes them back.
 ///
 /// # Errors
 ///
 /// When what is named cannot be opened.
-pub fn open_tree(sources: &cli::Sources, live: Option<Arc<dyn Live>>) -> Result<Opened> {
+pub fn open_tree(sources: &cli::Sources, live: Option<Arc<dyn Live>>, restore: Option<Node>) -> Result<Opened> {
     let options = config::options(sources)?;
     let has_archive = !options.volumes.is_empty() || options.catalog.is_some();
     let archive = Archive::open(options)?;
@@ -139,6 +141,7 @@ pub fn open_tree(sources: &cli::Sources, live: Option<Arc<dyn Live>>) -> Result<
         images: sources.images.clone(),
         secrets: config::secrets(sources)?,
         live,
+        restore,
     };
     Ok(Opened { tree: providers::tree(&sources)?, archive })
 }

@@ -31,6 +31,7 @@ use serde_json::{Value, json};
 use crate::{
     backup::runs::{self, Backups},
     recovery::sessions::{Sessions, Wish},
+    restore::{self, Restores},
 };
 
 /// The longest request, in bytes.
@@ -65,12 +66,15 @@ pub enum Request {
     Renew { id: String, seconds: Option<u64> },
     /// What a backup of a running machine needs.
     Backup(runs::Request),
+    /// What a restore of one needs.
+    Restore(restore::Request),
 }
 
 /// Who answers.
 pub struct Answering {
     pub sessions: Arc<Sessions>,
     pub backups: Arc<Backups>,
+    pub restores: Arc<Restores>,
 }
 
 /// The socket.
@@ -182,6 +186,7 @@ fn run(request: Request, answering: &Answering, step: &dyn Fn(&str)) -> Result<V
         Request::Migrate { id, folder, format } => sessions.migrate(&id, Some((folder, format)), step),
         Request::Renew { id, seconds } => sessions.renew(&id, seconds),
         Request::Backup(request) => answering.backups.answer(&request, step),
+        Request::Restore(request) => answering.restores.answer(&request, step),
     }
 }
 

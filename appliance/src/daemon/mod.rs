@@ -25,6 +25,7 @@ use crate::{
     cli::Sources,
     config,
     recovery::{sessions::Sessions, store::Store},
+    restore::Restores,
 };
 
 /// How often sessions are looked after.
@@ -78,17 +79,23 @@ pub fn run(options: &Options<'_>, end: &AtomicBool, ready: &dyn Fn(&Path) -> Res
     let backups = Arc::new(Backups::open(&folder, options.sources)?);
     // What a crash has left is taken back before anybody reads it.
     backups.tend();
-    let mounted = options.mount.map(|point| tree::mount(point, options.sources, &backups)).transpose()?;
-    let control = control::Control::bind(&folder.join(CONTROL))?;
     let sessions = Arc::new(Sessions::new(store));
-    let answering = control::Answering { sessions: Arc::clone(&sessions), backups: Arc::clone(&backups) };
+    let restores = Restores::open(&folder, options.sources, &sessions)?;
+    let mounted = options.mount.map(|point| tree::mount(point, options.sources, &backups, &restores)).transpose()?;
+    let control = control::Control::bind(&folder.join(CONTROL))?;
+    let answering = control::Answering {
+        sessions: Arc::clone(&sessions),
+        backups: Arc::clone(&backups),
+        restores: Arc::clone(&restores),
+    };
     control.serve(&Arc::new(answering))?;
     ready(&folder)?;
     let mut busy = Instant::now();
     while !end.load(Ordering::Relaxed) {
         sessions.tend();
         backups.tend();
-        if !sessions.is_idle() || !backups.is_idle() || control.is_busy() {
+        restores.tend();
+        if !sessions.is_idle() || !backups.is_idle() || !restores.is_idle() || control.is_busy() {
             busy = Instant::now();
         } else if options.idle.is_some_and(|idle| busy.elapsed() > idle) {
             break;
@@ -101,6 +108,7 @@ pub fn run(options: &Options<'_>, end: &AtomicBool, ready: &dyn Fn(&Path) -> Res
     control.close();
     sessions.close();
     backups.close();
+    restores.close();
     mounted.map_or(Ok(()), tree::Mounted::end)
 }
 

@@ -1,4 +1,5 @@
-//! The tree that the daemon mounts: backups of running machines, and what its volumes and images hold.
+//! The tree that the daemon mounts: backups of running machines, the folder that takes them back, and what its volumes and
+//! images hold.
 
 use std::{path::Path, sync::Arc};
 
@@ -9,6 +10,7 @@ use crate::{
     backup::runs::Backups,
     cli::Sources,
     commands::{Opened, open_tree},
+    restore::Restores,
 };
 
 /// The mounted tree.
@@ -22,12 +24,14 @@ pub struct Mounted {
 /// # Errors
 ///
 /// When it cannot be mounted, or a source cannot be opened.
-pub fn mount(point: &Path, sources: &Sources, backups: &Arc<Backups>) -> Result<Mounted> {
+pub fn mount(point: &Path, sources: &Sources, backups: &Arc<Backups>, restores: &Restores) -> Result<Mounted> {
     detach_dead(point)?;
     // What is below /run is gone when the host starts anew.
     std::fs::create_dir_all(point).map_err(|e| Error::io(format!("cannot make {}", point.display()), e))?;
-    let opened = open_tree(sources, Some(Arc::clone(backups) as Arc<dyn Live>))?;
-    let mount = vfs::fuse::mount(opened.tree.root.clone(), point, &opened.mount_options())?;
+    let opened = open_tree(sources, Some(Arc::clone(backups) as Arc<dyn Live>), restores.node())?;
+    let mut options = opened.mount_options();
+    options.writable = true;
+    let mount = vfs::fuse::mount(opened.tree.root.clone(), point, &options)?;
     backups.mounted_on(&point.canonicalize().unwrap_or_else(|_| point.to_owned()));
     Ok(Mounted { mount, _opened: opened })
 }

@@ -99,6 +99,30 @@ pub fn start(folder: &Path, session: &Path, record: &Record, machine: &Machine) 
     life(driver(record)?.as_ref())?.start(machine, &disks, folder)
 }
 
+/// Writes a machine down in `folder` whose disks stay, so that it can be started. What is other than described.
+///
+/// # Errors
+///
+/// When its hypervisor refuses it.
+pub fn define(
+    record: &Record,
+    machine: &Machine,
+    disks: &[DiskSource],
+    folder: &Path,
+    replace: bool,
+) -> Result<Vec<String>> {
+    life(driver(record)?.as_ref())?.define(machine, disks, folder, replace)
+}
+
+/// Starts one that was written down.
+///
+/// # Errors
+///
+/// When it does not start.
+pub fn start_defined(record: &Record, machine: &Machine, disks: &[DiskSource], folder: &Path) -> Result<()> {
+    life(driver(record)?.as_ref())?.start(machine, disks, folder).map(drop)
+}
+
 /// How the hypervisor reaches a disk: by the protocol that was asked for.
 fn source(record: &Record, session: &Path, disk: &DiskRecord) -> Result<DiskSource> {
     let address = record.addresses.iter().find_map(|address| address.parse::<SocketAddr>().ok());

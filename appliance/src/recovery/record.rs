@@ -101,6 +101,14 @@ pub enum Hypervisor {
 }
 
 impl Hypervisor {
+    /// What people call it.
+    pub fn label(&self) -> &str {
+        match self {
+            Self::Qemu => "this host's QEMU",
+            Self::Libvirt(uri) => uri,
+        }
+    }
+
     /// Its driver, for machines that are started with `settings`.
     ///
     /// # Errors

@@ -40,6 +40,7 @@
 //! stays; it can be tried again later. Room for the L2 page is asked for by the first write that needs it, so that a
 //! flush does not have to.
 
+mod alone;
 mod commit;
 mod header;
 mod journal;

@@ -66,6 +66,17 @@ pub trait LifeCycle {
     /// When it cannot be started; nothing of it runs then.
     fn start(&self, machine: &Machine, disks: &[DiskSource], place: &Path) -> Result<Vec<String>>;
 
+    /// Write down `machine`, with disks that stay, in the folder `place`, so that it is there and is off: what
+    /// [`start`](Self::start) starts. With `replace` one of its name that is off is replaced. What is other than described.
+    ///
+    /// # Errors
+    ///
+    /// When the hypervisor has no such thing, or has one of that name.
+    fn define(&self, machine: &Machine, disks: &[DiskSource], place: &Path, replace: bool) -> Result<Vec<String>> {
+        let _ = (machine, disks, replace);
+        Err(Error::unsupported(format!("no machine can be defined for {}", place.display())))
+    }
+
     /// Start one again that was started in `place` and has ended, with the disks that it had. What is other than described.
     ///
     /// # Errors

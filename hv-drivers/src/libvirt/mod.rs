@@ -118,15 +118,7 @@ impl LifeCycle for Libvirt {
     fn start(&self, machine: &Machine, disks: &[DiskSource], place: &Path) -> Result<Vec<String>> {
         let (placed, notes) = match Placed::read(place)? {
             Some(begun) => (begun, Vec::new()),
-            None => {
-                let mut notes = Vec::new();
-                let spec = Spec {
-                    machine: self.identified(machine, &mut notes)?,
-                    disks: disks.to_vec(),
-                    settings: Settings { accelerator: self.accelerator(), ..self.settings.clone() },
-                };
-                (Placed::begin(place, &self.virsh, spec)?, notes)
-            }
+            None => self.begin(machine, disks, place, false)?,
         };
         if placed.exists(&self.virsh)? && placed.state(&self.virsh)? != State::Off {
             return Ok(notes);
@@ -137,6 +129,11 @@ impl LifeCycle for Libvirt {
             return Err(e);
         }
         Ok(notes.into_iter().chain(config.notes).collect())
+    }
+
+    fn define(&self, machine: &Machine, disks: &[DiskSource], place: &Path, replace: bool) -> Result<Vec<String>> {
+        let (placed, notes) = self.begin(machine, disks, place, replace)?;
+        Ok(notes.into_iter().chain(placed.define(&self.virsh, true)?.notes).collect())
     }
 
     fn state(&self, place: &Path) -> Result<State> {
@@ -193,6 +190,23 @@ impl LifeCycle for Libvirt {
 }
 
 impl Libvirt {
+    /// Writes down what is going to be defined in `place`. What is other than described.
+    fn begin(
+        &self,
+        machine: &Machine,
+        disks: &[DiskSource],
+        place: &Path,
+        replace: bool,
+    ) -> Result<(Placed, Vec<String>)> {
+        let mut notes = Vec::new();
+        let spec = Spec {
+            machine: self.identified(machine, place, replace, &mut notes)?,
+            disks: disks.to_vec(),
+            settings: Settings { accelerator: self.accelerator(), ..self.settings.clone() },
+        };
+        Ok((Placed::begin(place, &self.virsh, spec, replace)?, notes))
+    }
+
     /// What runs processors: KVM where libvirt has it and, on this host, it works.
     fn accelerator(&self) -> Accelerator {
         if self.settings.accelerator != Accelerator::Auto {
@@ -206,11 +220,13 @@ impl Libvirt {
         }
     }
 
-    /// `machine` with a UUID that no other domain has, and the addresses of its cards: it has them for good.
-    fn identified(&self, machine: &Machine, notes: &mut Vec<String>) -> Result<Machine> {
+    /// `machine` with a UUID that no other domain has, but the one that it takes the place of with `replace`, and the
+    /// addresses of its cards: it has them for good.
+    fn identified(&self, machine: &Machine, place: &Path, replace: bool, notes: &mut Vec<String>) -> Result<Machine> {
         let mut machine = machine.clone();
-        let taken = self.virsh.run(&["list", "--all", "--uuid"])?;
-        let is_taken = |uuid: &String| taken.lines().any(|line| line.trim() == uuid);
+        let replaced = place::name_of(place)?;
+        let taken = place::domains(&self.virsh)?;
+        let is_taken = |uuid: &String| taken.iter().any(|(its, name)| its == uuid && !(replace && *name == replaced));
         if machine.uuid.as_ref().is_some_and(is_taken) {
             machine.uuid = None;
             notes.push("it has a UUID of its own: another domain of this libvirt has the one that it had".into());

@@ -49,13 +49,20 @@ impl Placed {
         }
     }
 
-    /// Writes down what is going to be defined.
+    /// Writes down what is going to be defined. With `replace` a domain of that name that is off is taken out of libvirt.
     ///
     /// # Errors
     ///
     /// When there is a domain of that name, or it cannot be written.
-    pub fn begin(folder: &Path, virsh: &Virsh, spec: Spec) -> Result<Self> {
+    pub fn begin(folder: &Path, virsh: &Virsh, spec: Spec, replace: bool) -> Result<Self> {
         let placed = Self { folder: folder.to_owned(), name: name_of(folder)?, spec };
+        if domains(virsh)?.iter().any(|(_, name)| *name == placed.name) {
+            if replace && placed.state(virsh)? == State::Off {
+                placed.undefine(virsh)?;
+            } else if replace {
+                return Err(Error::invalid(format!("the domain {} runs: shut it down first", placed.name)));
+            }
+        }
         if domains(virsh)?.iter().any(|(_, name)| *name == placed.name) {
             return Err(Error::invalid(format!(
                 "libvirt at {} has a domain {} already, which is not of this recovery: rename that one",
@@ -156,14 +163,14 @@ impl Placed {
 }
 
 /// Domains are called as their folders.
-fn name_of(folder: &Path) -> Result<String> {
+pub fn name_of(folder: &Path) -> Result<String> {
     let name = folder.file_name().and_then(OsStr::to_str);
     let name = name.filter(|name| !name.chars().any(char::is_control) && !name.trim().is_empty());
     name.map(str::to_owned).ok_or_else(|| Error::invalid(format!("{} cannot name a domain", folder.display())))
 }
 
 /// UUIDs and names of all domains.
-fn domains(virsh: &Virsh) -> Result<Vec<(String, String)>> {
+pub fn domains(virsh: &Virsh) -> Result<Vec<(String, String)>> {
     let all = virsh.run(&["list", "--all", "--uuid", "--name"])?;
     let pair = |line: &str| line.trim().split_once(' ').map(|(uuid, name)| (uuid.to_owned(), name.trim().to_owned()));
     Ok(all.lines().filter_map(pair).collect())

@@ -31,7 +31,7 @@ use std::{path::Path, time::Duration};
 
 pub use self::{
     plan::Plan,
-    running::{Running, Stopped, read_spec, start},
+    running::{Running, Stopped, define, read_spec, start},
 };
 pub use crate::settings::{Accelerator, Display, Forward, Network, Settings, Spec};
 use crate::{
@@ -73,6 +73,11 @@ impl LifeCycle for Qemu {
         }
         let spec = Spec { machine: machine.clone(), disks: disks.to_vec(), settings: self.settings.clone() };
         Ok(start(place, &spec)?.notes)
+    }
+
+    fn define(&self, machine: &Machine, disks: &[DiskSource], place: &Path, replace: bool) -> Result<Vec<String>> {
+        let spec = Spec { machine: machine.clone(), disks: disks.to_vec(), settings: self.settings.clone() };
+        define(place, &spec, replace)
     }
 
     fn start_again(&self, place: &Path) -> Result<Vec<String>> {

@@ -101,6 +101,27 @@ pub fn start(folder: &Path, spec: &Spec) -> Result<Running> {
     Ok(Running { folder: folder.clone(), process, spec: spec.clone(), notes: plan.notes })
 }
 
+/// Write down in `folder`, which is made if need be, what [`start`] starts there. With `replace` also where there is one that
+/// is off. What is other than described.
+///
+/// # Errors
+///
+/// `Invalid` when one is there, or it cannot be told to QEMU; `Missing` when UEFI is not installed.
+pub fn define(folder: &Path, spec: &Spec, replace: bool) -> Result<Vec<String>> {
+    if Process::of(folder)?.is_some() {
+        return Err(Error::invalid(format!("the machine in {} runs: shut it down first", folder.display())));
+    }
+    if folder.join(SPEC).exists() && !replace {
+        return Err(Error::invalid(format!("there is a machine in {} already", folder.display())));
+    }
+    let plan = Plan::of(&spec.machine, spec.settings.keep_macs)?;
+    firmware::find(plan.firmware, plan.chipset)?;
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.map_err(|e| Error::io(format!("cannot make {}", folder.display()), e))?;
+    spec.write(&folder.join(SPEC))?;
+    Ok(plan.notes)
+}
+
 /// What `program` says about its options.
 fn features(program: &Path) -> Result<String> {
     let out = Command::new(program).arg("-help").stdin(Stdio::null()).output().map_err(|e| {

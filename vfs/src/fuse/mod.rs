@@ -42,6 +42,8 @@ pub struct MountOptions {
     /// Whether other users than the one that mounts may enter. `None`: as root, yes; otherwise if the system allows
     /// it (`user_allow_other` in `/etc/fuse.conf`).
     pub allow_other: Option<bool>,
+    /// Whether a directory below the root can be changed. What gives no way to change it is refused all the same.
+    pub writable: bool,
     /// Whether any node has extended attributes or ACLs. If not, the kernel is told once and for all: `ls -l` asks for
     /// two per file otherwise, and each is a round trip of some 25 us.
     pub xattrs: bool,
@@ -59,6 +61,7 @@ impl Default for MountOptions {
             source: "revenant".into(),
             threads: None,
             allow_other: None,
+            writable: false,
             xattrs: true,
             totals: Arc::new(Totals::default),
             log: Arc::new(|_| {}),
@@ -82,7 +85,7 @@ pub fn mount(root: Node, mountpoint: &Path, options: &MountOptions) -> Result<Mo
     let threads = options.threads.unwrap_or_else(default_threads).clamp(2, 256);
     let open = |shared: bool| {
         let door = Door::new(root.clone(), options, threads, shared);
-        Session::new(door, &absolute, &config(options, threads, shared, root.changes().is_none()))
+        Session::new(door, &absolute, &config(options, threads, shared, root.changes().is_none() && !options.writable))
     };
     let session = match open(options.allow_other.unwrap_or(true)) {
         Err(e) if !is_root && options.allow_other.is_none() && e.kind() == io::ErrorKind::PermissionDenied => {

@@ -1,9 +1,10 @@
 //! Where nodes come from.
 //!
 //! One module a top folder of the tree: [`jobs`] as they were stored, `clients` with their restore points, [`machines`]
-//! whose disks are found in these, `images` that lie outside any backup, [`backup`] with running machines. `stored` makes the nodes of backup files,
-//! [`points`] those of merged folders, [`disks`] the files that a disk is shown as, `files` those of the guest on it,
-//! `folder` folders of ours. [`datastore`] is a folder by itself: the only one that can be written.
+//! whose disks are found in these, `images` that lie outside any backup, [`backup`] with running machines, `restore` that takes
+//! them back. `stored` makes the nodes of backup files, [`points`] those of merged folders, [`disks`] the files that a disk is
+//! shown as, `files` those of the guest on it, `folder` folders of ours. [`datastore`] is a folder by itself, and what
+//! `restore` is made of: the only ones that can be written.
 
 pub mod backup;
 mod clients;
@@ -42,6 +43,8 @@ pub struct Sources {
     pub secrets: Arc<Secrets>,
     /// Running machines that are backed up.
     pub live: Option<Arc<dyn backup::Live>>,
+    /// The folder that takes machines back: the only one that can be written.
+    pub restore: Option<Node>,
 }
 
 /// A tree, and what its providers know beyond it.
@@ -78,6 +81,9 @@ pub fn tree(sources: &Sources) -> Result<Tree> {
     }
     if let Some(live) = &sources.live {
         tops.push((b"backup", Arc::new(backup::Backup::new(Arc::clone(live)))));
+    }
+    if let Some(Node::Dir(restore)) = &sources.restore {
+        tops.push((b"restore", Arc::clone(restore)));
     }
     Ok(Tree { root: Node::Dir(Arc::new(Root { tops, since })), machines })
 }

@@ -3,6 +3,7 @@
 //! Each session has a lock that whoever changes it holds: stopping waits for preparing. What a session needs besides, its
 //! sources, is shared with others that name the same.
 
+mod adopted;
 mod moved;
 
 use std::{
@@ -18,6 +19,7 @@ use hv_drivers::{driver::Settled, machine::Firmware, settings::Settings};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
+pub use self::adopted::Adopted;
 use super::{
     doors::{self, reach::Reach},
     live::Live,

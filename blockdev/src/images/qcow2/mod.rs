@@ -11,11 +11,13 @@
 //! * `map`: guest offsets to places, which is the [`Layer`](super::layer::Layer);
 //! * `unpack`: compressed clusters;
 //! * `snapshots`: the snapshot table;
-//! * `bitmaps`: bitmaps of changed blocks.
+//! * `bitmaps`: bitmaps of changed blocks;
+//! * [`arriving`]: a file that comes in front to back.
 //!
 //! What only accompanies the disk (snapshots, bitmaps) and cannot be read is noted in [`Info::notes`]; it does not keep
 //! anybody from reading the disk.
 
+pub mod arriving;
 mod backing;
 mod bitmaps;
 mod header;

@@ -38,7 +38,7 @@ use std::{
         unix::fs::FileExt,
     },
     path::Path,
-    sync::Arc,
+    sync::{Arc, Weak},
 };
 
 use blockdev::{BlockDevice, Error, Result, WriteAt, containers::Kind, overlay::Overlay};
@@ -99,6 +99,17 @@ impl Settings {
     }
 }
 
+/// Somebody who wants to have the bytes of files that clients make, instead of the host's folder.
+pub trait Catch: Send + Sync {
+    /// Who takes what is written to the file at `path` (names from the top), which the host would keep in `file`; `None`: the
+    /// host does.
+    ///
+    /// # Errors
+    ///
+    /// When such a file is not to be made.
+    fn catch(&self, path: &[Vec<u8>], file: &OpenFile) -> Result<Option<OpenFile>>;
+}
+
 /// What a disk is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskStatus {
@@ -128,6 +139,24 @@ impl Datastore {
     /// `Invalid` when the folder is no datastore or was made for other disks, `Locked` when another process has it open,
     /// `Damaged` when it was copied without its hard links, and what overlays and containers cannot do.
     pub fn open(folder: &Path, sources: &[DiskSource], settings: &Settings) -> Result<Self> {
+        Self::opened(folder, sources, settings, None)
+    }
+
+    /// The same without disks, where `catch` is asked for every file of a client's when it is opened first.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn catching(folder: &Path, settings: &Settings, catch: Weak<dyn Catch>) -> Result<Self> {
+        Self::opened(folder, &[], settings, Some(catch))
+    }
+
+    fn opened(
+        folder: &Path,
+        sources: &[DiskSource],
+        settings: &Settings,
+        catch: Option<Weak<dyn Catch>>,
+    ) -> Result<Self> {
         let make::Opened { record, files, disks, lock } = make::open(folder, sources, settings)?;
         let root = ino(&[b"datastore", record.id.as_bytes()]);
         let mut shared = Shared {
@@ -139,6 +168,7 @@ impl Datastore {
             disks: HashMap::new(),
             order: Vec::new(),
             opened: Cache::new(OPEN_FILES),
+            catch,
             room: Arc::new(Room::new(settings.files_quota)),
             _lock: lock,
         };
@@ -207,7 +237,8 @@ pub(crate) struct Shared {
     disks: HashMap<u64, Arc<Disk>>,
     /// The disks as they were given, with their overlays.
     order: Vec<(Arc<Disk>, Option<Arc<Overlay>>)>,
-    opened: Cache<u64, Arc<Scratch>>,
+    opened: Cache<u64, OpenFile>,
+    catch: Option<Weak<dyn Catch>>,
     room: Arc<Room>,
     _lock: File,
 }
@@ -261,9 +292,14 @@ impl Shared {
             let index = self.index.read();
             let (dir, name) = self.entry(&index, ino)?;
             let file = host::file(&dir, &name).or_failed("open", &name)?;
-            Ok::<_, Error>(Arc::new(Scratch::new(ino, name, file, Arc::clone(&self.room))))
+            let file: OpenFile = Arc::new(Scratch::new(ino, name, file, Arc::clone(&self.room)));
+            let caught = match (self.catch.as_ref().and_then(Weak::upgrade), index.path(ino)) {
+                (Some(catch), Some(path)) => catch.catch(&path, &file)?,
+                _ => None,
+            };
+            Ok::<_, Error>(caught.unwrap_or(file))
         });
-        Ok(opened? as OpenFile)
+        opened
     }
 
     /// The last name of a node was removed; the node had this length.

@@ -1,7 +1,6 @@
 //! A connection: calls and replies.
 //!
-//! One thread receives, and as long as the tree is quick it does all the rest, too: see [`Workers`] for when it is not. Large
-//! replies are worth a second thread in any case.
+//! One thread receives, and as long as the tree is quick it does all the rest, too: see [`Workers`] for when it is not.
 
 use std::{
     io,
@@ -153,7 +152,7 @@ impl Session<'_> {
         let mut ending = false;
         loop {
             while let Some(call) = records.take()? {
-                if self.programs.limits.in_flight > 1 && self.is_handed_over(&executor, &records, workers) {
+                if self.pace.is_slow() && self.programs.limits.in_flight > 1 && (records.waiting() || workers.busy()) {
                     executor.flush()?;
                     let memory = self.programs.memory();
                     if workers.reserve(memory, &spawn) {
@@ -176,36 +175,25 @@ impl Session<'_> {
             ending = draining.load(Ordering::Relaxed);
         }
     }
-
-    /// Whether the call that was just taken is one for the workers: so that calls do not wait for each other when the tree
-    /// is slow, and so that a second core reads and copies where replies are large: one worker beside the receiver (measured).
-    fn is_handed_over(&self, executor: &Executor<'_>, records: &Records, workers: &Workers<Vec<u8>>) -> bool {
-        match self.pace.is_slow() {
-            true => records.waiting() || workers.busy(),
-            false => executor.last > SENT_FROM && records.waiting() && !workers.busy(),
-        }
-    }
 }
 
 /// Answers calls, one at a time. Each thread of a connection has one.
 struct Executor<'a> {
     session: &'a Session<'a>,
     out: Encoder,
-    /// Bytes of the last reply.
-    last: usize,
 }
 
 impl<'a> Executor<'a> {
     fn new(session: &'a Session<'a>) -> Self {
-        Self { session, out: Encoder::default(), last: 0 }
+        Self { session, out: Encoder::default() }
     }
 
     /// Answer a call; whether that was slow.
     fn run(&mut self, call: &[u8]) -> io::Result<bool> {
         let (started, before) = (Instant::now(), self.out.len());
         record(&mut self.out, |out| self.session.programs.answer(call, out))?;
-        self.last = self.out.len().saturating_sub(before);
-        let slow = self.session.pace.note(started.elapsed(), self.last as u64);
+        let bytes = self.out.len().saturating_sub(before) as u64;
+        let slow = self.session.pace.note(started.elapsed(), bytes);
         if self.out.len() > SENT_FROM {
             self.flush()?;
         }

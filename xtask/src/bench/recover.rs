@@ -76,8 +76,7 @@ pub fn recover(bench: &Bench) -> Result<Vec<Table>> {
          cat {volume} >/dev/null"
     );
     let place = Place { bench, fixture, state, scratch, end, clean };
-    let measured =
-        (|| Ok(vec![place.ready()?, place.export(), place.ahead()?, place.at_once()?]))();
+    let measured = (|| Ok(vec![place.ready()?, place.export(), place.ahead()?, place.at_once()?]))();
     cmd::run_quietly(&mut cmd::command("sh", ["-c", &place.end]))?;
     measured
 }
@@ -231,10 +230,9 @@ pub fn make(lab: &Lab, name: &str, folder: &Path) -> Result<String> {
     sh(format!("rm -f *.qcow2; qemu-img convert -O qcow2 {} disk0.0000-full.qcow2", quoted_path(&raw)))?;
     let large = folder.join("large");
     std::fs::create_dir_all(&large)?;
-    sh(format!(
-        "truncate -s 200G large.raw; mkfs.ext4 -q -F -E lazy_itable_init=1,lazy_journal_init=1 large.raw; \
-         qemu-img convert -f raw -O qcow2 large.raw large/disk.qcow2; rm large.raw"
-    ))?;
+    let make_large = "truncate -s 200G large.raw; mkfs.ext4 -q -F -E lazy_itable_init=1,lazy_journal_init=1 large.raw; \
+                      qemu-img convert -f raw -O qcow2 large.raw large/disk.qcow2; rm large.raw";
+    sh(make_large.to_owned())?;
     // Their folders' names say nothing of machines.
     for (name, folder, file) in [(MACHINE, folder, "disk0.0000-full.qcow2"), (LARGE, &large, "disk.qcow2")] {
         let described = format!(r#"{{"name": "{name}", "disks": [{{"name": "disk0", "file": "{file}"}}]}}"#);

@@ -6,6 +6,7 @@ use tests::{
     gate::{Gate, by_qemu_img, log_of},
     lab::Lab,
     live_vm::LiveVm,
+    mounted::wait,
     program::Run,
     temp,
 };
@@ -67,6 +68,15 @@ fn assert_disk(path: &Path, wanted: &[u8]) {
     assert!(made == wanted, "{} is not what the disk was, from {differs:?} on", path.display());
 }
 
+/// Ends a machine that runs, as a loss of power would.
+fn end_machine(gate: &Gate, name: &str) {
+    let machine = || gate.bare(&["recover", "show", name, "--json"]).json()["machine_state"].clone();
+    assert_eq!(machine()["state"], "running", "{}", machine());
+    let pid = machine()["pid"].to_string();
+    assert!(Command::new("kill").args(["-9", &pid]).status().expect("kill").success());
+    wait("the machine's end", || machine()["state"] == "off");
+}
+
 #[test]
 fn chains_become_machines() {
     let folder = temp();
@@ -95,16 +105,17 @@ fn chains_become_machines() {
         machines.as_array().expect("machines").iter().map(|m| m["id"].as_str().expect("text")).collect();
     assert_eq!(names, ["web-1", "web-3", "web-4"]);
 
+    let _ = gate.bare(&["recover", "start", "web-1"]).good();
+    end_machine(&gate, "web-1");
+    let _ = gate.bare(&["recover", "forget", "web-1"]).good();
+
     // What is wished for is said in the folder's name.
     let wished = "qemu/wished,start,network=none,storage=other,format=raw";
     let run = restore(&lab, &gate, &points[4], wished, &[]).good();
     assert!(run.text().contains("started"), "{}", run.text());
     let raw = fs::read(folder.path().join("other/wished/vd1.raw")).expect("a raw disk");
     assert!(raw == points[4].disks[1]);
-    let machine = gate.bare(&["recover", "show", "wished", "--json"]).json();
-    assert_eq!(machine["machine_state"]["state"], "running", "{machine}");
-    let pid = machine["machine_state"]["pid"].to_string();
-    assert!(Command::new("kill").arg(pid).status().expect("kill").success());
+    end_machine(&gate, "wished");
     // The folder of a restore that is over has its result, and nothing else.
     let left = gate.mount().join("restore").join(wished);
     let entries: Vec<_> = fs::read_dir(&left).expect("a folder").map(|e| e.expect("an entry").file_name()).collect();

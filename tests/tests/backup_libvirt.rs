@@ -65,7 +65,9 @@ fn a_chain() {
     let started = virsh(&["start", "rvt-live", "--paused"]);
     assert_eq!(started.code(), Some(0), "{}", started.stderr);
 
-    let mut gate = Gate::with("libvirt/rvt-live", "[[libvirt]]\n");
+    let storage = folder.path().join("storage");
+    let config = format!("[[libvirt]]\n[[storage]]\nname = \"first\"\npath = {storage:?}\n");
+    let mut gate = Gate::with("libvirt/rvt-live", &config);
     let mut disk = vec![0; 64 * MIB];
     write(&mut disk, 3 * MIB, MIB, 0x11);
     let out = temp();
@@ -116,6 +118,34 @@ fn a_chain() {
     let left = virsh(&["checkpoint-list", "rvt-live", "--name"]).text();
     assert_eq!(left.split_whitespace().count(), 2, "{left}");
     assert!(by_qemu_img(out.path(), "vda.0007-inc.qcow2") == disk, "the last");
+
+    // What a File daemon would write into the tree becomes a domain; one that is there is replaced if it is off.
+    let restore = |to: &str| {
+        let to = gate.mount().join("restore/libvirt").join(to);
+        fs::create_dir_all(&to).expect("a folder");
+        for name in ["0006.digests", "0007.digests", "machine.json", "vda.0007-inc.qcow2", "vda.0006-full.qcow2"] {
+            fs::copy(out.path().join(name), to.join(name)).expect(name);
+        }
+    };
+    let uuid = |domain: &str| virsh(&["domuuid", domain]).good().text();
+    let was = uuid("rvt-live");
+    restore("rvt-back,start");
+    let told = gate.bare(&["restore", "end", "libvirt/rvt-back,start"]).good().text();
+    assert!(told.contains("proven by") && told.contains("started"), "{told}");
+    assert!(virsh(&["domstate", "rvt-back"]).text().contains("running") && uuid("rvt-back") != was);
+    assert_eq!(virsh(&["destroy", "rvt-back"]).code(), Some(0));
+    assert!(by_qemu_img(&storage.join("rvt-back"), "vda.qcow2") == disk, "the restored disk");
+    restore("rvt-live,overwrite");
+    let refused = gate.bare(&["restore", "end", "libvirt/rvt-live,overwrite"]);
+    assert!(refused.code() == Some(2) && refused.text().contains("runs: shut it down first"), "{}", refused.text());
     assert_eq!(virsh(&["destroy", "rvt-live"]).code(), Some(0));
-    assert_eq!(virsh(&["undefine", "rvt-live", "--checkpoints-metadata"]).code(), Some(0));
+    restore("rvt-live,overwrite");
+    let told = gate.bare(&["restore", "end", "libvirt/rvt-live,overwrite"]).good().text();
+    assert!(told.contains("a machine on qemu:///system"), "{told}");
+    assert_eq!(uuid("rvt-live"), was);
+    let blocks = virsh(&["domblklist", "rvt-live"]).text();
+    assert!(blocks.contains("storage/rvt-live/vda.qcow2"), "{blocks}");
+    for domain in ["rvt-live", "rvt-back"] {
+        assert_eq!(virsh(&["undefine", domain]).code(), Some(0));
+    }
 }

@@ -1,4 +1,4 @@
-//! `revenant bacula-config`: a job and a file set for each machine, for Bacula's Director.
+//! `revenant bacula-config`: a job and a file set for each machine, and a job that restores them, for Bacula's Director.
 //!
 //! The Director asks when it reads its configuration, and takes what is printed for a part of it; what goes to standard error
 //! is lost (`lib/lex.c`). A new machine is protected after the next `reload`. When a hypervisor does not answer, the last
@@ -7,6 +7,7 @@
 use std::{fs, io::Write, path::PathBuf};
 
 use blockdev::{Error, Result};
+use hv_drivers::driver::Listed;
 
 use crate::{
     backup::{hypervisors, runs::List},
@@ -58,12 +59,13 @@ fn text(cli: &Cli, options: &BaculaConfig) -> Result<String> {
     }
     let machines = hypervisors::listed(&cli.sources, &List::from(&options.selection))?;
     let several = machines.iter().any(|(hypervisor, _)| *hypervisor != machines[0].0);
+    let job_of = |(hypervisor, machine): &(String, Listed)| match several {
+        true => format!("{}{hypervisor}-{}", options.prefix, machine.name),
+        false => format!("{}{}", options.prefix, machine.name),
+    };
     let mut text = String::new();
-    for (hypervisor, machine) in &machines {
-        let job = match several {
-            true => format!("{}{hypervisor}-{}", options.prefix, machine.name),
-            false => format!("{}{}", options.prefix, machine.name),
-        };
+    for entry in &machines {
+        let ((hypervisor, machine), job) = (entry, job_of(entry));
         let path = mount.join("backup").join(hypervisor).join(&machine.name);
         let (program, name) = (&options.program, format!("{hypervisor}/{}", machine.name));
         text.push_str(&format!(
@@ -92,6 +94,26 @@ Job {{
             path = path.display(),
             defs = options.job_defs,
             client = options.client,
+        ));
+    }
+    if let Some(first) = machines.first() {
+        text.push_str(&format!(
+            r#"Job {{
+  Name = "{prefix}restore"; Type = Restore
+  JobDefs = "{defs}"; Client = "{client}"; FileSet = "{file_set}"
+  Where = "{place}"
+  RunScript {{
+    RunsWhen = After; RunsOnClient = yes; RunsOnSuccess = yes; RunsOnFailure = yes; FailJobOnError = yes
+    Command = "{program} restore end --status '%e'"
+  }}
+}}
+"#,
+            prefix = options.prefix,
+            defs = options.job_defs,
+            client = options.client,
+            file_set = job_of(first),
+            place = mount.join("restore").join(&first.0).join("restored").display(),
+            program = options.program,
         ));
     }
     Ok(text)

@@ -38,10 +38,8 @@ pub fn mount(point: &Path, sources: &Sources, backups: &Arc<Backups>, restores: 
 
 /// Takes a mount away whose program has ended.
 fn detach_dead(point: &Path) -> Result<()> {
-    let is_dead = || {
-        let state = std::fs::metadata(point);
-        state.is_err_and(|e| e.raw_os_error() == Some(rustix::io::Errno::NOTCONN.raw_os_error()))
-    };
+    // Not by its attributes, which the kernel knows for a while longer.
+    let is_dead = || rustix::fs::statvfs(point).is_err_and(|e| e == rustix::io::Errno::NOTCONN);
     if !is_dead() {
         return Ok(());
     }

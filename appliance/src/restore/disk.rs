@@ -75,6 +75,9 @@ impl NewDisk {
     }
 }
 
+/// Who writes a piece of the disk.
+type Writer<'a> = dyn FnMut(&dyn WriteAt, Range<u64>) -> Result<()> + 'a;
+
 /// A disk, and the files that it is put together from.
 pub struct Merging {
     /// Where it is made.
@@ -140,12 +143,7 @@ impl Merging {
     }
 
     /// Calls `each` with the pieces of `range` of which no file newer than `number` says anything.
-    fn visible(
-        &self,
-        number: u64,
-        range: Range<u64>,
-        each: &mut dyn FnMut(&dyn WriteAt, Range<u64>) -> Result<()>,
-    ) -> Result<()> {
+    fn visible(&self, number: u64, range: Range<u64>, each: &mut Writer<'_>) -> Result<()> {
         let device = self.device()?;
         if range.end > device.size() {
             return Err(Error::new(

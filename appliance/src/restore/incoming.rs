@@ -10,7 +10,6 @@ use std::{
 };
 
 use blockdev::{Error, ErrorKind, Result};
-use hv_drivers::driver::FileFormat;
 use parking_lot::Mutex;
 use vfs::node::OpenFile;
 
@@ -97,11 +96,7 @@ impl Incoming {
 
     /// Where the disk is in the end.
     pub fn path(&self, disk: &str) -> PathBuf {
-        let extension = match self.wish.format {
-            FileFormat::Raw => "raw",
-            FileFormat::Qcow2 => "qcow2",
-        };
-        self.storage.join(&self.wish.name).join(format!("{disk}.{extension}"))
+        self.storage.join(&self.wish.name).join(format!("{disk}.{}", self.wish.format.name()))
     }
 
     /// The file `name` in `folder`, which the host keeps in `file`: made now, or opened before.
@@ -182,7 +177,7 @@ impl Incoming {
     fn new_path(&self, disk: &str) -> Result<PathBuf> {
         self.check_free(disk)?;
         let path = self.path(disk);
-        let new = path.with_added_extension("new");
+        let new = path.with_extension(format!("{}.new", self.wish.format.name()));
         if let Some(folder) = new.parent() {
             use std::os::unix::fs::DirBuilderExt;
             // Who runs the machine has to get at its disks, and nobody has to see which there are.

@@ -360,7 +360,9 @@ fn empty(folder: &Arc<dyn vfs::node::Dir>, is_top: bool) -> Result<()> {
                 writable.remove_dir(&entry.name)?;
             }
             Some(_) if is_top && entry.name == RESULT.as_bytes() => {}
-            Some(_) => drop(writable.remove_file(&entry.name)?),
+            Some(_) => {
+                writable.remove_file(&entry.name)?;
+            }
             None => {}
         }
     }

@@ -62,7 +62,8 @@ impl Wish {
                 ("overwrite", "") => wish.overwrite = true,
                 ("storage", name) if is_name(name) => wish.storage = Some(name.to_owned()),
                 ("network", text) => {
-                    wish.network = network(text).map_err(|e| Error::invalid(format!("{word}: {e}")))?
+                    let known = network(text).map_err(|e| Error::invalid(format!("{word}: {e}")));
+                    wish.network = known?;
                 }
                 ("disk", name) if is_name(name) => wish.disks.push(name.to_owned()),
                 ("format", "raw") => wish.format = FileFormat::Raw,

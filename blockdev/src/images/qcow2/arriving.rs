@@ -27,6 +27,8 @@ const TABLE_MAX: u64 = 32 << 20;
 const OFFSET: u64 = (1 << 56) - (1 << 9);
 /// Bytes of a table that are looked at together.
 const CHUNK: u64 = 64 << 10;
+/// The smallest piece of an L2 table that comes by itself: one with nothing but zeros in it may be passed over.
+const TABLE_MIN: u64 = 512;
 /// How much of the disk is asked for at once when its map is walked, in bytes.
 const STRIDE: u64 = 1 << 30;
 
@@ -143,8 +145,8 @@ enum Stage {
     Header,
     /// Its L1 table and its table of refcounts are coming.
     Roots { l1: Range<u64>, refcounts: Range<u64> },
-    /// Everything in front of its data is coming.
-    Tables { data_at: u64 },
+    /// Everything in front of its data is coming: so many L2 tables among it.
+    Tables { data_at: u64, l2_tables: u64 },
     /// Its data is coming.
     Data { map: Arc<DiskMap>, cursor: Cursor },
 }
@@ -163,6 +165,8 @@ struct Cursor {
 /// A file that is coming in.
 pub struct Arriving {
     tables: Arc<dyn Tables>,
+    /// Bytes of the tables that have come.
+    came: u64,
     stage: Stage,
 }
 
@@ -178,7 +182,7 @@ impl Arriving {
     /// A file whose tables are kept in `tables`, which is empty.
     #[must_use]
     pub fn new(tables: Arc<dyn Tables>) -> Self {
-        Self { tables, stage: Stage::Header }
+        Self { tables, came: 0, stage: Stage::Header }
     }
 
     /// Whether all of it has come.
@@ -201,7 +205,7 @@ impl Arriving {
         match &self.stage {
             Stage::Header => Some(CLUSTER),
             Stage::Roots { l1, refcounts } => Some(if l1.end > refcounts.end { l1.end } else { refcounts.end }),
-            Stage::Tables { data_at } => Some(*data_at),
+            Stage::Tables { data_at, .. } => Some(*data_at),
             Stage::Data { .. } => None,
         }
     }
@@ -218,6 +222,7 @@ impl Arriving {
             let (now, rest) = bytes.split_at(here);
             if !now.is_empty() {
                 self.tables.put(now, offset)?;
+                self.came = self.came.saturating_add(now.len() as u64);
             }
             (bytes, offset) = (rest, offset.saturating_add(here as u64));
             // What was passed over in front of it was zeros.
@@ -233,11 +238,15 @@ impl Arriving {
         self.stage = match &self.stage {
             Stage::Header => self.roots()?,
             Stage::Roots { l1, refcounts } => {
-                let tables = self.last_in(l1)?.max(self.last_in(refcounts)?);
-                let data_at = tables.map_or(0, |last| last.saturating_add(CLUSTER)).max(l1.end).max(refcounts.end);
-                Stage::Tables { data_at }
+                let ((l2_tables, last), (_, last_block)) = (self.named_by(l1)?, self.named_by(refcounts)?);
+                let last = last.max(last_block).map_or(0, |last| last.saturating_add(CLUSTER));
+                Stage::Tables { data_at: last.max(l1.end).max(refcounts.end), l2_tables }
             }
-            Stage::Tables { data_at } => {
+            Stage::Tables { data_at, l2_tables } => {
+                // Each has something in it: who walks through them does so for what has come, not for what is claimed.
+                if l2_tables.saturating_mul(TABLE_MIN) > self.came {
+                    return Err(Error::damaged("L2 tables of a qcow2 file have not come"));
+                }
                 let map = Arc::new(self.disk_map(*data_at)?);
                 receiver.mapped(&map)?;
                 let next = map.data.start;
@@ -270,16 +279,21 @@ impl Arriving {
         })
     }
 
-    /// The last place that the entries of a table name.
-    fn last_in(&self, table: &Range<u64>) -> Result<Option<u64>> {
-        let mut last = None;
+    /// How many places the entries of a table name, which ascend, and the last of them.
+    fn named_by(&self, table: &Range<u64>) -> Result<(u64, Option<u64>)> {
+        let (mut count, mut last) = (0, None);
         let mut chunk = vec![0; CHUNK as usize];
         for at in (table.start..table.end).step_by(CHUNK as usize) {
             self.tables.get(&mut chunk, at)?;
             let places = chunk.as_chunks::<8>().0.iter().map(|entry| u64::from_be_bytes(*entry) & OFFSET);
-            last = last.max(places.filter(|place| *place != 0).max());
+            for place in places.filter(|place| *place != 0) {
+                if last.is_some_and(|last| place <= last) {
+                    return Err(foreign("its tables are not in the order of the disk"));
+                }
+                (count, last) = (count + 1, Some(place));
+            }
         }
-        Ok(last)
+        Ok((count, last))
     }
 
     /// The map, with its data in the order in which it comes.

@@ -288,7 +288,7 @@ impl Shared {
         if let Some(disk) = self.disks.get(&ino) {
             return Ok(Arc::clone(disk) as OpenFile);
         }
-        let opened = self.opened.get_or_insert_with(&ino, || {
+        self.opened.get_or_insert_with(&ino, || {
             let index = self.index.read();
             let (dir, name) = self.entry(&index, ino)?;
             let file = host::file(&dir, &name).or_failed("open", &name)?;
@@ -298,8 +298,7 @@ impl Shared {
                 _ => None,
             };
             Ok::<_, Error>(caught.unwrap_or(file))
-        });
-        opened
+        })
     }
 
     /// The last name of a node was removed; the node had this length.

@@ -36,7 +36,7 @@ pub fn backup(bench: &Bench) -> Result<Vec<Table>> {
     let script = cmd::root().join("tests/lab/qemu-live-vm.sh");
     let vm = |words: &[&str]| {
         let mut command = Command::new("bash");
-        cmd::run_quietly(command.arg(&script).args(words))
+        cmd::output(command.arg(&script).args(words)).map(drop)
     };
     vm(&["start", &folder.to_string_lossy(), &SIZE.to_string()])?;
     let config = path("revenant.toml");
@@ -67,7 +67,7 @@ pub fn backup(bench: &Bench) -> Result<Vec<Table>> {
             costs.add(|| measure::single(None, &lab.backup_line(name, "Full")));
         }
     }
-    for ((name, what), costs) in jobs.into_iter().zip(costs) {
+    for ((name, what), costs) in jobs.iter().zip(costs) {
         full.add(what, &format!("bacula-lab.sh backup {name} Full"), Outcome::Measured(costs.median()?, Some(SIZE)));
     }
 
@@ -87,6 +87,10 @@ pub fn backup(bench: &Bench) -> Result<Vec<Table>> {
     incremental.add_cells("revenant", "bacula-lab.sh backup live Incremental", Ok(cells));
     drop(daemon);
     vm(&["stop", &folder.to_string_lossy()])?;
+    // Gigabytes that nobody needs any more.
+    for (name, _) in jobs {
+        lab.forget_volumes(name)?;
+    }
     lab.stop()?;
     fs::remove_dir_all(&folder)?;
     let mut tables = vec![full, incremental];

@@ -52,6 +52,7 @@ pub fn libvirt(bench: &Bench) -> Result<Vec<Table>> {
     let lab = bench.lab();
     lab.up()?;
     let measured = Place::new(bench, &lab).and_then(|place| place.measure());
+    lab.forget_volumes(DOMAIN)?;
     lab.stop()?;
     measured
 }
@@ -102,7 +103,7 @@ struct Place<'a> {
     disk: tempfile::TempDir,
     folder: PathBuf,
     program: String,
-    _daemon: Server,
+    daemon: Option<Server>,
 }
 
 impl Drop for Place<'_> {
@@ -112,6 +113,8 @@ impl Drop for Place<'_> {
                 eprintln!("  {error:#}");
             }
         }
+        // Its tree is mounted below the folder.
+        drop(self.daemon.take());
         for folder in [self.folder.as_path(), Path::new(TARGET)] {
             let _gone = fs::remove_dir_all(folder);
         }
@@ -150,7 +153,7 @@ impl<'a> Place<'a> {
         fs::write(&config, text)?;
         let program = format!("{} --config {}", quoted(&bench.revenant), quoted_path(&config));
         let daemon = Server::start(&format!("{program} serve"), At::Socket(folder.join("state/control.sock")))?;
-        let place = Self { bench, lab, disk, folder, program, _daemon: daemon };
+        let place = Self { bench, lab, disk, folder, program, daemon: Some(daemon) };
         let [before, after] = scripts(&place.program, &place.machine());
         let options = ["--sparse", "--signature", "MD5", "--job-option", &before, "--job-option", &after];
         lab.define(DOMAIN, &place.shown(), &options)?;

@@ -277,13 +277,18 @@ impl DiskDigests {
         let skipped = usize::try_from(first * CLUSTER - offset).unwrap_or(usize::MAX);
         let is_end = offset + bytes.len() as u64 >= self.size;
         let clusters = bytes.get(skipped..).unwrap_or_default().chunks(CLUSTER as usize);
+        // Those that follow each other are written at once.
+        let mut taken: (u64, Vec<Digest>) = (0, Vec::new());
         for (cluster, content) in (first..).zip(clusters) {
             let is_whole = content.len() as u64 == CLUSTER || is_end;
-            if is_whole && self.rank(cluster).is_some_and(|rank| !self.is_known(rank)) {
-                self.set(cluster, &digest(content))?;
+            let Some(rank) = self.rank(cluster).filter(|rank| is_whole && !self.is_known(*rank)) else { continue };
+            if rank != taken.0 + taken.1.len() as u64 {
+                self.set(taken.0, &taken.1)?;
+                taken = (rank, Vec::new());
             }
+            taken.1.push(digest(content));
         }
-        Ok(())
+        self.set(taken.0, &taken.1)
     }
 
     /// Notes that `cluster` is zeros.
@@ -292,16 +297,20 @@ impl DiskDigests {
     ///
     /// When the file cannot be written.
     pub fn is_zeros(&self, cluster: u64) -> Result<()> {
-        self.set(cluster, &of_zeros())
+        let rank = self.rank(cluster).filter(|rank| !self.is_known(*rank));
+        rank.map_or(Ok(()), |rank| self.set(rank, &[of_zeros()]))
     }
 
-    fn set(&self, cluster: u64, digest: &Digest) -> Result<()> {
-        let Some(known) = &self.known else { return Ok(()) };
-        let Some(rank) = self.rank(cluster).filter(|rank| !self.is_known(*rank)) else { return Ok(()) };
-        let written = self.file.write_all_at(digest, self.at + rank * DIGEST);
+    /// Writes `digests` at the places from `rank` on.
+    fn set(&self, rank: u64, digests: &[Digest]) -> Result<()> {
+        let (Some(known), false) = (&self.known, digests.is_empty()) else { return Ok(()) };
+        let written = self.file.write_all_at(digests.as_flattened(), self.at + rank * DIGEST);
         written.map_err(|e| Error::io("cannot write a file of digests", e))?;
-        if let Some(word) = known.lock().get_mut((rank / 64) as usize) {
-            *word |= 1 << (rank % 64);
+        let mut known = known.lock();
+        for rank in (rank..).take(digests.len()) {
+            if let Some(word) = known.get_mut((rank / 64) as usize) {
+                *word |= 1 << (rank % 64);
+            }
         }
         Ok(())
     }

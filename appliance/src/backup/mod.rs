@@ -16,8 +16,8 @@
 //!   and times: all that Bacula decides by;
 //! * `digests`: the digest of every cluster, while it is delivered and afterwards; `delivery`: who has read what;
 //!   `proof`: what the tracker calls unchanged, looked at;
-//! * `shown`: the files as the tree has them; `run`: one job's point in time; `runs`: all machines', begun, ended,
-//!   cleaned up after a crash;
+//! * `shown`: the files as the tree has them; `stored`: what of a disk holds data; `run`: one job's point in time; `runs`:
+//!   all machines', begun, ended, cleaned up after a crash;
 //! * `hypervisors`: the drivers as they are configured.
 
 mod chain;
@@ -31,3 +31,4 @@ mod run;
 pub mod runs;
 mod shown;
 mod store;
+mod stored;

@@ -28,6 +28,7 @@ use super::{
     proof::{self, Past},
     record::{Member, Point, Small, Text},
     shown::Shown,
+    stored::{Stored, clusters, stored},
 };
 
 /// What is read ahead of a disk, in bytes, and by how many threads.
@@ -63,37 +64,6 @@ pub struct Proven {
     pub clusters: u64,
     /// What was found wrong, and whether the disk was taken whole, so that it is right now.
     pub wrong: Option<(String, bool)>,
-}
-
-/// `ranges` of bytes in clusters: ascending, not touching.
-fn clusters(ranges: impl IntoIterator<Item = Range<u64>>) -> Vec<Range<u64>> {
-    let mut found: Vec<Range<u64>> = Vec::new();
-    for range in ranges.into_iter().filter(|range| !range.is_empty()) {
-        let (start, end) = (range.start / CLUSTER, range.end.div_ceil(CLUSTER));
-        match found.last_mut() {
-            Some(last) if start <= last.end => last.end = last.end.max(end),
-            _ => found.push(start..end),
-        }
-    }
-    found
-}
-
-/// The clusters in `within` (all for `None`) of which `device` stores at least a byte.
-fn stored(device: &dyn BlockDevice, within: Option<&[Range<u64>]>) -> Result<Vec<Range<u64>>> {
-    let whole = [0..device.size().div_ceil(CLUSTER)];
-    let mut found = Vec::new();
-    for run in within.unwrap_or(&whole) {
-        let (mut at, end) = (run.start * CLUSTER, (run.end * CLUSTER).min(device.size()));
-        while at < end {
-            let Some(extent) = device.extent_at(at)? else { break };
-            let next = extent.range.end.min(end).max(at + 1);
-            if extent.kind == ExtentKind::Data {
-                found.push(at..next);
-            }
-            at = next;
-        }
-    }
-    Ok(clusters(found))
 }
 
 impl Run {
@@ -145,7 +115,8 @@ impl Run {
             let device: Arc<dyn BlockDevice> = Arc::new(Digesting::new(disk.device, Arc::clone(digests)));
             let plan: Vec<Range<u64>> =
                 stored.iter().map(|run| run.start * CLUSTER..(run.end * CLUSTER).min(device.size())).collect();
-            let ahead: Arc<dyn BlockDevice> = Arc::new(Ahead::new(Arc::clone(&device), plan, AHEAD, THREADS));
+            let ahead = Ahead::new(Arc::clone(&device), plan, AHEAD, THREADS);
+            let ahead: Arc<dyn BlockDevice> = Arc::new(Stored::new(ahead, stored));
             let content: Arc<dyn ReadAt> = match (&backing, &changed) {
                 (Some(name), Some(changed)) => {
                     let size = device.size();

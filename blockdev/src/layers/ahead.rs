@@ -3,7 +3,7 @@
 //!
 //! Threads fetch the ranges of a plan, a piece at a time, as far ahead as there is memory for; a piece is dropped when the
 //! reader has gone past it. A reader that leaves the order reads from the device itself; when it goes on in order there,
-//! reading ahead goes on there, too. Threads start with the first read.
+//! reading ahead goes on there, too. Threads start with the first read; the memory of dropped pieces is used again.
 
 use std::{
     collections::VecDeque,
@@ -43,6 +43,8 @@ struct State {
     window: VecDeque<Piece>,
     /// Where a reader outside the window would go on, and how often it did.
     stray: (u64, u32),
+    /// Memory of pieces that the reader has gone past.
+    spare: Vec<Vec<u8>>,
     started: bool,
     ended: bool,
 }
@@ -54,7 +56,7 @@ struct Piece {
 
 enum Bytes {
     Coming,
-    Here(Arc<[u8]>),
+    Here(Arc<Vec<u8>>),
     /// Who wants them reads them again, and gets the error.
     Failed,
 }
@@ -100,20 +102,21 @@ impl<D: BlockDevice> Shared<D> {
                 state = self.wait(state);
                 continue;
             };
-            drop(state);
-            state = self.fetch(range);
+            state = self.fetch(state, range);
         }
     }
 
     /// Reads a piece that is in the window.
-    fn fetch(&self, range: Range<u64>) -> MutexGuard<'_, State> {
-        // A piece is at most PIECE bytes.
-        let mut buf = vec![0; usize::try_from(range.end - range.start).unwrap_or(0)];
+    fn fetch<'a>(&'a self, mut state: MutexGuard<'a, State>, range: Range<u64>) -> MutexGuard<'a, State> {
+        let mut buf = state.spare.pop().unwrap_or_default();
+        drop(state);
+        // A piece is at most PIECE bytes. What was used before is not cleared again.
+        buf.resize(usize::try_from(range.end - range.start).unwrap_or(0), 0);
         let is_read = matches!(self.device.read_at(&mut buf, range.start), Ok(n) if n == buf.len());
         let mut state = self.lock();
         // The window may have moved on.
         if let Some(piece) = state.window.iter_mut().find(|piece| piece.range == range) {
-            piece.bytes = if is_read { Bytes::Here(buf.into()) } else { Bytes::Failed };
+            piece.bytes = if is_read { Bytes::Here(Arc::new(buf)) } else { Bytes::Failed };
         }
         self.changed.notify_all();
         state
@@ -151,7 +154,7 @@ impl<D: BlockDevice> Shared<D> {
     }
 
     /// The piece that has the byte at `offset`, once it is here, and where it begins. `None`: nobody fetches it.
-    fn piece(&self, offset: u64) -> Option<(Arc<[u8]>, u64)> {
+    fn piece(&self, offset: u64) -> Option<(Arc<Vec<u8>>, u64)> {
         let mut state = self.lock();
         loop {
             let Some(piece) = state.window.iter().find(|piece| piece.range.contains(&offset)) else {
@@ -160,8 +163,7 @@ impl<D: BlockDevice> Shared<D> {
                     return None;
                 }
                 let range = self.take(&mut state)?;
-                drop(state);
-                state = self.fetch(range);
+                state = self.fetch(state, range);
                 continue;
             };
             match &piece.bytes {
@@ -172,7 +174,14 @@ impl<D: BlockDevice> Shared<D> {
                     // The reader has gone past those before.
                     let before = state.window.iter().take_while(|piece| piece.range.end <= offset).count();
                     if before > 0 {
-                        state.window.drain(..before);
+                        let passed: Vec<Piece> = state.window.drain(..before).collect();
+                        // Another reader may still copy out of one.
+                        let memory = passed.into_iter().filter_map(|piece| match piece.bytes {
+                            Bytes::Here(bytes) => Arc::into_inner(bytes),
+                            Bytes::Coming | Bytes::Failed => None,
+                        });
+                        state.spare.extend(memory);
+                        state.spare.truncate(self.pieces_max);
                         self.changed.notify_all();
                     }
                     return Some(found);

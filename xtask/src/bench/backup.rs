@@ -1,5 +1,5 @@
 //! Running machines backed up: a stock File daemon reads the tree, and beside it the equal raw file; an Incremental after
-//! one percent was changed.
+//! one percent was changed. Domains of libvirt's: see [`libvirt`].
 
 use std::fs;
 use std::process::Command;
@@ -8,16 +8,17 @@ use anyhow::{Context, Result, ensure};
 
 use super::fixtures::Kind;
 use super::groups::Bench;
-use super::measure::{self, Cost};
+use super::libvirt;
+use super::measure::{self, Costs};
 use super::server::{At, Server};
 use super::table::{Outcome, Table};
 use crate::cmd::{self, quoted};
 
 /// Bytes of the disk.
-const SIZE: u64 = 2 << 30;
+pub(super) const SIZE: u64 = 2 << 30;
 /// Bytes of a cluster, and how many of them are changed: one percent.
-const CLUSTER: u64 = 64 << 10;
-const CHANGED: u64 = SIZE / CLUSTER / 100;
+pub(super) const CLUSTER: u64 = 64 << 10;
+pub(super) const CHANGED: u64 = SIZE / CLUSTER / 100;
 
 /// Measures the group.
 pub fn backup(bench: &Bench) -> Result<Vec<Table>> {
@@ -52,33 +53,22 @@ pub fn backup(bench: &Bench) -> Result<Vec<Table>> {
     let lab = bench.lab();
     lab.up()?;
     lab.define("rawdisk", &folder.join("disk.raw"), &["--sparse", "--signature", "MD5"])?;
-    let scripts = [
-        format!(
-            "RunScript {{ RunsWhen = Before; RunsOnClient = yes; FailJobOnError = yes; \
-             Command = \"{program} backup begin qemu/live --level %l --job %j --parent '%S'\" }}"
-        ),
-        format!(
-            "RunScript {{ RunsWhen = After; RunsOnClient = yes; RunsOnSuccess = yes; RunsOnFailure = yes; \
-             FailJobOnError = yes; Command = \"{program} backup end qemu/live --job %j --status '%e'\" }}"
-        ),
-    ];
-    let options = ["--sparse", "--signature", "MD5", "--job-option", &scripts[0], "--job-option", &scripts[1]];
+    let [before, after] = scripts(&program, "qemu/live");
+    let options = ["--sparse", "--signature", "MD5", "--job-option", &before, "--job-option", &after];
     lab.define("live", &folder.join("mount/backup/qemu/live"), &options)?;
 
     let mut full =
         Table::new("A Full of a running machine's disk of 2 GiB by stock Bacula, everything that a job does included");
-    let mut costs: [Vec<Cost>; 2] = Default::default();
+    let mut costs: [Costs; 2] = Default::default();
     let jobs = [("rawdisk", "the equal raw file"), ("live", "revenant, the running machine")];
     for _ in 0..bench.runs {
         for ((name, _), costs) in jobs.iter().zip(&mut costs) {
             lab.forget_volumes(name)?;
-            costs.push(measure::single(None, &lab.backup_line(name, "Full"))?);
+            costs.add(|| measure::single(None, &lab.backup_line(name, "Full")));
         }
     }
-    for ((name, what), mut costs) in jobs.into_iter().zip(costs) {
-        costs.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
-        let cost = costs.get(costs.len() / 2).copied().context("a run")?;
-        full.add(what, &format!("bacula-lab.sh backup {name} Full"), Outcome::Measured(cost, Some(SIZE)));
+    for ((name, what), costs) in jobs.into_iter().zip(costs) {
+        full.add(what, &format!("bacula-lab.sh backup {name} Full"), Outcome::Measured(costs.median()?, Some(SIZE)));
     }
 
     // One percent, in places that do not touch.
@@ -99,5 +89,21 @@ pub fn backup(bench: &Bench) -> Result<Vec<Table>> {
     vm(&["stop", &folder.to_string_lossy()])?;
     lab.stop()?;
     fs::remove_dir_all(&folder)?;
-    Ok(vec![full, incremental])
+    let mut tables = vec![full, incremental];
+    tables.extend(libvirt::libvirt(bench)?);
+    Ok(tables)
+}
+
+/// The RunScripts by which the job of a machine is begun and ended, as options of the job.
+pub(super) fn scripts(program: &str, machine: &str) -> [String; 2] {
+    [
+        format!(
+            "RunScript {{ RunsWhen = Before; RunsOnClient = yes; FailJobOnError = yes; \
+             Command = \"{program} backup begin {machine} --level %l --job %j --parent '%S'\" }}"
+        ),
+        format!(
+            "RunScript {{ RunsWhen = After; RunsOnClient = yes; RunsOnSuccess = yes; RunsOnFailure = yes; \
+             FailJobOnError = yes; Command = \"{program} backup end {machine} --job %j --status '%e'\" }}"
+        ),
+    ]
 }

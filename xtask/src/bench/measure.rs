@@ -29,17 +29,53 @@ pub struct Cost {
     pub read_bytes: u64,
 }
 
-/// Runs `line` `runs` times, `prepare` before each and untimed, after one run to warm up; the run of median time.
-pub fn median(prepare: Option<&str>, line: &str, runs: usize) -> Result<Cost> {
-    let mut costs = Vec::with_capacity(runs);
-    for run in 0..=runs {
-        let cost = single(prepare, line)?;
-        if run > 0 {
-            costs.push(cost);
+/// Several runs of the same, until one fails.
+pub struct Costs(Result<Vec<Cost>>);
+
+impl Default for Costs {
+    fn default() -> Self {
+        Self(Ok(Vec::new()))
+    }
+}
+
+impl Costs {
+    /// Adds what `run` costs, unless one has failed before.
+    pub fn add(&mut self, run: impl FnOnce() -> Result<Cost>) {
+        let Ok(all) = &mut self.0 else { return };
+        match run() {
+            Ok(cost) => all.push(cost),
+            Err(error) => self.0 = Err(error),
         }
     }
-    costs.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
-    costs.get(costs.len() / 2).copied().context("at least one run is needed")
+
+    /// The run of median time; the failure, if one has failed.
+    pub fn median(self) -> Result<Cost> {
+        let mut costs = self.0?;
+        costs.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
+        costs.get(costs.len() / 2).copied().context("at least one run is needed")
+    }
+}
+
+/// Runs `line` `runs` times, `prepare` before each and untimed, after one run to warm up; the run of median time.
+pub fn median(prepare: Option<&str>, line: &str, runs: usize) -> Result<Cost> {
+    single(prepare, line)?;
+    let mut costs = Costs::default();
+    (0..runs).for_each(|_| costs.add(|| single(prepare, line)));
+    costs.median()
+}
+
+/// What is run before a line, untimed, and the line.
+pub type Prepared<'a> = (Option<&'a str>, &'a str);
+
+/// Runs `lines` in turn, `runs` rounds of them all, so that a busy moment hits them alike; the run of median time of each.
+pub fn in_turn(lines: &[Prepared<'_>], runs: usize) -> Vec<Result<Cost>> {
+    let mut all: Vec<Costs> = lines.iter().map(|_| Costs::default()).collect();
+    for _ in 0..runs {
+        for ((prepare, line), costs) in lines.iter().zip(&mut all) {
+            costs.add(|| single(*prepare, line));
+        }
+    }
+    all.into_iter().map(Costs::median).collect()
 }
 
 /// Runs `prepare`, untimed, and then `line`, once and with no run to warm up: for what takes minutes.

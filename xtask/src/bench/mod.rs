@@ -11,6 +11,7 @@ mod groups;
 mod guests;
 mod iscsi;
 mod lab;
+mod libvirt;
 pub mod measure;
 mod minimal_catalog;
 mod nfs;

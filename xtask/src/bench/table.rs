@@ -69,6 +69,19 @@ impl Table {
         self.rows.push(Row { what: what.to_owned(), line: line.to_owned(), cells });
     }
 
+    /// Adds a row for each of `rows`, in a table of two columns: seconds, and how many times those of row `base` they are.
+    pub fn add_relative(&mut self, rows: Vec<(String, String, anyhow::Result<Cost>)>, base: usize) {
+        let base = rows.get(base).and_then(|(_, _, cost)| cost.as_ref().ok()).map(|cost| cost.seconds);
+        for (what, line, cost) in rows {
+            let cells = cost.map_err(|error| format!("{error:#}")).map(|cost| {
+                let ratio = base.map_or_else(String::new, |base| format!("{:.2}", cost.seconds / base));
+                vec![seconds(cost.seconds), ratio]
+            });
+            eprintln!("  {what}: {cells:?}");
+            self.add_cells(&what, &line, cells);
+        }
+    }
+
     /// The table as Markdown; `shorten` names that replace long paths of this machine, longest first.
     pub fn markdown(&self, shorten: &[(String, &str)]) -> String {
         let head = self.columns.join(" | ");

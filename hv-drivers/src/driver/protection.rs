@@ -57,6 +57,15 @@ pub trait Inventory {
     /// When the hypervisor does not answer.
     fn machines(&self) -> Result<Vec<Listed>>;
 
+    /// What they are called, without their tags: some hypervisors tell that sooner.
+    ///
+    /// # Errors
+    ///
+    /// As [`machines`](Self::machines).
+    fn names(&self) -> Result<Vec<String>> {
+        Ok(self.machines()?.into_iter().map(|machine| machine.name).collect())
+    }
+
     /// One, as it is now.
     ///
     /// # Errors

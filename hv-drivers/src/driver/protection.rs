@@ -85,8 +85,8 @@ pub struct Wish<'a> {
     pub disks: &'a [DiskWish],
     /// A folder for what the guest overwrites while the point is there. The hypervisor has to be able to write into it.
     pub scratch: &'a Path,
-    /// Whether the guest is asked to have its files in order.
-    pub quiesce: bool,
+    /// The program that guards a guest that is asked to have its files in order ([`crate::freeze`]); `None`: it is not asked.
+    pub quiesce: Option<&'a Path>,
 }
 
 /// A disk of such a point.

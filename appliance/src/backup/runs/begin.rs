@@ -1,6 +1,6 @@
 //! Before a job: the machine at one moment, as files.
 
-use std::{sync::Arc, thread, time::Duration};
+use std::{path::Path, sync::Arc, thread, time::Duration};
 
 use blockdev::{Error, ErrorKind, Result};
 use hv_drivers::driver::{Consistency, DiskWish, Inspected, State, Wish};
@@ -131,7 +131,9 @@ impl Backups {
             .iter()
             .map(|planned| DiskWish { name: planned.disk.name.clone(), since: planned.since.clone() })
             .collect();
-        let wish = Wish { machine: name, mark: &point.mark, disks: &wished, scratch: &folder, quiesce: begin.quiesce };
+        // This program, also when its file has been replaced by a newer one.
+        let guard = begin.quiesce.then_some(Path::new("/proc/self/exe"));
+        let wish = Wish { machine: name, mark: &point.mark, disks: &wished, scratch: &folder, quiesce: guard };
         let cut = hypervisors::tracking(driver.as_ref())?.begin(&wish)?;
         match &cut.consistency {
             Consistency::Files(count) => {

@@ -6,7 +6,12 @@
 //! backup failed is [rolled back](Tracking::roll_back): what was changed before it and after it is then changed since the
 //! mark before, so that nothing is lost. Both can be called again after a crash, with nothing but the names.
 
-use std::{ops::Range, path::Path, sync::Arc, time::Duration};
+use std::{
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use blockdev::BlockDevice;
 
@@ -138,6 +143,11 @@ pub enum Changed {
 
 /// Points in time, and what has changed between them.
 pub trait Tracking {
+    /// Where what the guest overwrites goes, of a point with the folder `scratch`.
+    fn scratch(&self, scratch: &Path) -> PathBuf {
+        scratch.to_owned()
+    }
+
     /// Makes a point. If it fails, nothing of it is left.
     ///
     /// # Errors
@@ -154,7 +164,8 @@ pub trait Tracking {
     fn keep(&self, machine: &str, mark: &str, kept: &[String]) -> Result<()>;
 
     /// Ends a point as if it had never been: what was written since it counts as written since `before`, the newest mark
-    /// that was kept. One that is gone, or was made in part only, is no error.
+    /// that was kept. A guest that stands still because there was no room for what it overwrote goes on. One that is gone, or
+    /// was made in part only, is no error.
     ///
     /// # Errors
     ///

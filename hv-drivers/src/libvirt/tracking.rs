@@ -187,6 +187,10 @@ fn text(path: &Path) -> Result<&str> {
 }
 
 impl Tracking for Libvirt {
+    fn scratch(&self, _scratch: &Path) -> PathBuf {
+        SCRATCH.into()
+    }
+
     fn begin(&self, wish: &Wish<'_>) -> Result<Point> {
         if !self.is_local() {
             return Err(Error::unsupported("machines are backed up on the host that runs them: name its own libvirt"));
@@ -225,6 +229,10 @@ impl Tracking for Libvirt {
             let _ = self.virsh.domain("domfsthaw", machine, &[]);
         }
         self.end_backup(machine, mark)?;
+        // It was paused because what it overwrote had no room; its request is repeated, and now has.
+        if is_there && self.virsh.domain("domstate", machine, &["--reason".as_ref()])?.contains("I/O error") {
+            self.virsh.domain("resume", machine, &[])?;
+        }
         if is_there { self.delete_checkpoint(machine, &own) } else { Ok(()) }
     }
 }

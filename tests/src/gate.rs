@@ -6,6 +6,9 @@ use std::{
     process::Command,
 };
 
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
 use crate::{
     lab::Lab,
     live_vm::LiveVm,
@@ -44,7 +47,17 @@ impl Gate {
     /// When it does not start.
     #[must_use]
     pub fn with(machine: &str, hypervisors: &str) -> Self {
-        let mut gate = Self { state: temp(), mount: temp(), daemon: None, machine: machine.to_owned() };
+        Self::in_state(temp(), machine, hypervisors)
+    }
+
+    /// The same, with its state and configuration in `state`.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    #[must_use]
+    pub fn in_state(state: tempfile::TempDir, machine: &str, hypervisors: &str) -> Self {
+        let mut gate = Self { state, mount: temp(), daemon: None, machine: machine.to_owned() };
         let (state, mount) = (gate.state.path().join("s"), gate.mount.path());
         let text = format!("state = {state:?}\nmount = {mount:?}\n{hypervisors}");
         fs::write(gate.config(), text).expect("the configuration");
@@ -76,7 +89,16 @@ impl Gate {
     ///
     /// When there is none.
     pub fn kill(&mut self) {
-        self.daemon.take().expect("a daemon").end(rustix::process::Signal::KILL);
+        self.daemon.take().expect("a daemon").end(Signal::KILL);
+    }
+
+    /// Sends the daemon a signal.
+    ///
+    /// # Panics
+    ///
+    /// When there is none.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.daemon.as_ref().expect("a daemon").child), signal).expect("a signal");
     }
 
     /// The command by which somebody else kills the daemon, as a crash would.
@@ -116,6 +138,53 @@ impl Gate {
         entries.map(|e| e.expect("an entry").file_name().into_string().expect("text")).collect()
     }
 
+    /// What `backup status` tells of `machine`; nothing where it knows none.
+    ///
+    /// # Panics
+    ///
+    /// When the daemon does not answer.
+    #[must_use]
+    pub fn machine(&self, machine: &str) -> Value {
+        let all = self.run(&["status", "--json"]).json();
+        all.as_array().into_iter().flatten().find(|m| m["machine"] == machine).cloned().unwrap_or_default()
+    }
+
+    /// Bytes that the running job of the machine was given.
+    ///
+    /// # Panics
+    ///
+    /// When the daemon does not answer.
+    #[must_use]
+    pub fn delivered(&self) -> u64 {
+        self.machine(&self.machine)["running"]["delivered"].as_u64().unwrap_or(0)
+    }
+
+    /// Whether nothing is left of any job of the machine.
+    ///
+    /// # Panics
+    ///
+    /// When the daemon does not answer.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.machine(&self.machine)["running"].is_null()
+    }
+
+    /// What the daemon has said so far.
+    ///
+    /// # Panics
+    ///
+    /// When there is none.
+    #[must_use]
+    pub fn said(&self) -> String {
+        self.daemon.as_ref().expect("a daemon").said()
+    }
+
+    /// The daemon's folder of the machine's files.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        self.state.path().join("s/backup").join(&self.machine)
+    }
+
     /// Where the tree is mounted.
     #[must_use]
     pub fn mount(&self) -> &Path {
@@ -142,25 +211,30 @@ impl Gate {
     ///
     /// When Bacula does not take it.
     pub fn define(&self, lab: &Lab, name: &str, options: &[&str], before: &[&str]) {
-        let script = |when: &str, more: &str, command: &str| {
-            format!(
-                "RunScript {{ RunsWhen = {when}; RunsOnClient = yes; {more}FailJobOnError = yes; Command = \"{command}\" }}"
-            )
-        };
-        let program = format!("{} --config {}", program::path().display(), self.config().display());
+        let program = self.program();
         let begin = format!("{program} backup begin qemu/web01 --level %l --job %j --parent '%S'");
         let end = format!("{program} backup end qemu/web01 --job %j --status '%e'");
         let mut scripts = vec![script("Before", "", &begin)];
         scripts.extend(before.iter().map(|command| script("Before", "", command)));
-        scripts.push(script("After", "RunsOnSuccess = yes; RunsOnFailure = yes; ", &end));
-        let folder = self.folder();
-        let mut args = vec!["define", name, "--path", folder.to_str().expect("text"), "--sparse"];
-        args.extend(["--signature", "SHA1"]);
-        args.extend(options);
-        for script in &scripts {
-            args.extend(["--job-option", script]);
-        }
-        lab.run(&args);
+        scripts.push(after(&end));
+        define(lab, name, self.folder().to_str().expect("text"), options, &scripts);
+    }
+
+    /// The job `name` of `lab`, which backs up all machines that have the tag `gold`.
+    ///
+    /// # Panics
+    ///
+    /// When Bacula does not take it.
+    pub fn define_gold(&self, lab: &Lab, name: &str) {
+        let program = self.program();
+        let list = format!(r"\\|{program} backup list --tag gold --begin --level %l --job %j --parent '%S'");
+        let end = format!("{program} backup end --job %j --status '%e'");
+        define(lab, name, &list, &["--accurate"], &[after(&end)]);
+    }
+
+    /// The program, as the File daemon calls it.
+    fn program(&self) -> String {
+        format!("{} --config {}", program::path().display(), self.config().display())
     }
 }
 
@@ -169,6 +243,25 @@ impl Drop for Gate {
         drop(self.daemon.take());
         let _ = Command::new("umount").arg("-l").arg(self.mount.path()).stderr(std::process::Stdio::null()).status();
     }
+}
+
+fn script(when: &str, more: &str, command: &str) -> String {
+    format!(
+        "RunScript {{ RunsWhen = {when}; RunsOnClient = yes; {more}FailJobOnError = yes; Command = \"{command}\" }}"
+    )
+}
+
+fn after(command: &str) -> String {
+    script("After", "RunsOnSuccess = yes; RunsOnFailure = yes; ", command)
+}
+
+fn define(lab: &Lab, name: &str, path: &str, options: &[&str], scripts: &[String]) {
+    let mut args = vec!["define", name, "--path", path, "--sparse", "--signature", "SHA1"];
+    args.extend(options);
+    for script in scripts {
+        args.extend(["--job-option", script]);
+    }
+    lab.run(&args);
 }
 
 /// Everything that Bacula's log has of a job.

@@ -4,6 +4,8 @@
 //! The volumes are those in `tests/data/bacula` and, where the environment variable `REVENANT_TESTDATA` names a folder
 //! with more of them, those in its `bacula` folder. Nothing here shares code with the reader that is tested.
 
+pub mod agent;
+pub mod backup_scene;
 pub mod blocks;
 pub mod case;
 pub mod compare;

@@ -6,6 +6,8 @@ use std::{
     process::{Command, Stdio},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
+
 /// Its disks, and what is on them.
 #[derive(Debug)]
 pub struct LiveVm {
@@ -50,6 +52,26 @@ impl LiveVm {
         self.run(&["stop"], &[]);
     }
 
+    /// Sends QEMU a signal.
+    ///
+    /// # Panics
+    ///
+    /// When it does not run.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).expect("a signal");
+    }
+
+    /// QEMU's process.
+    ///
+    /// # Panics
+    ///
+    /// When it does not run.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
+        let text = fs::read_to_string(self.folder.join("pid")).expect("its process's number");
+        text.trim().parse().ok().and_then(Pid::from_raw).expect("a number")
+    }
+
     /// A loss of power.
     ///
     /// # Panics
@@ -80,6 +102,15 @@ impl LiveVm {
         self.disks[disk][offset..offset + len].fill(byte);
         let numbers = [offset.to_string(), len.to_string(), format!("0x{byte:02x}"), disk.to_string()];
         self.run(&["write"], &numbers.each_ref().map(String::as_str));
+    }
+
+    /// The guest wants what it has written to survive a loss of power.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot.
+    pub fn flush(&self, disk: usize) {
+        self.run(&["flush"], &[&disk.to_string()]);
     }
 
     /// The command by which somebody else writes so.

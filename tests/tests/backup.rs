@@ -1,83 +1,14 @@
 //! Running machines backed up by a stock Bacula, and restored without this program.
 
-use std::{fs, path::PathBuf, process::Command, thread, time::Duration};
+use std::{fs, process::Command, time::Duration};
 
 use tests::{
-    gate::{Gate, by_qemu_img, log_of},
-    lab::Lab,
+    backup_scene::{MIB, Point, a_second_later, compare, fails, newest, scene, status, succeeds},
+    gate::{Gate, log_of},
     live_vm::LiveVm,
     program::{self, Revenant, run_within},
     temp,
 };
-
-const MIB: usize = 1 << 20;
-
-/// What the disks were at a point, and the newest files of it.
-struct Point {
-    job: u64,
-    /// A moment after the job and before the next, as Bacula writes it.
-    after: String,
-    disks: Vec<Vec<u8>>,
-    files: Vec<String>,
-}
-
-/// Restores a job's point by stock Bacula, and compares its disks by stock qemu-img.
-fn compare(lab: &Lab, gate: &Gate, name: &str, point: &Point) {
-    let out = lab.0.join(format!("restored-{}", point.job));
-    lab.run(&["restore", name, out.to_str().expect("text"), "--before", &point.after]);
-    let folder: PathBuf = out.join(gate.folder().strip_prefix("/").expect("an absolute path"));
-    for (disk, file) in point.disks.iter().zip(&point.files) {
-        assert!(by_qemu_img(&folder, file) == *disk, "job {}: {file} is not what the disk was", point.job);
-    }
-    fs::remove_dir_all(&out).expect("removing");
-}
-
-/// The time in a second: Bacula's times have no fractions.
-fn a_second_later() -> String {
-    thread::sleep(Duration::from_millis(1100));
-    let out = Command::new("date").arg("+%F %T").output().expect("date");
-    String::from_utf8(out.stdout).expect("text").trim().to_owned()
-}
-
-fn status(lab: &Lab, job: u64) -> String {
-    lab.run(&["status", &job.to_string()]).trim().to_owned()
-}
-
-fn newest(gate: &Gate, number: u32) -> Vec<String> {
-    let part = format!(".{number:04}-");
-    gate.files().into_iter().filter(|name| name.contains(&part)).collect()
-}
-
-/// A lab, a machine of two disks with something on them, and a daemon.
-fn scene(folder: &std::path::Path) -> Option<(Lab, LiveVm, Gate)> {
-    let lab = Lab::up()?;
-    let mut vm = LiveVm::start(folder, 2, 64 * MIB)?;
-    vm.write(0, 0, 3 * MIB, 0x11);
-    vm.write(0, 40 * MIB, 65536, 0x12);
-    vm.write(1, 63 * MIB, MIB, 0x13);
-    let gate = Gate::new(&vm);
-    Some((lab, vm, gate))
-}
-
-/// Runs a job that has to fail, and gives its log.
-fn fails(lab: &Lab, name: &str, level: &str) -> String {
-    let job = lab.backup_any(name, level);
-    let log = log_of(lab, job);
-    assert!(["E", "f", "A"].contains(&status(lab, job).as_str()), "{}: {log}", status(lab, job));
-    log
-}
-
-/// Runs a job that has to go well.
-fn succeeds(lab: &Lab, gate: &Gate, vm: &LiveVm, level: &str) -> (Point, String) {
-    let disks = vm.disks.clone();
-    let job = lab.backup_any("web", level);
-    let log = log_of(lab, job);
-    assert_eq!(status(lab, job), "T", "{log}");
-    let machine = gate.run(&["status", "--json"]).json();
-    let files = machine[0]["points"].as_array().and_then(|all| all.last()).expect("a point")["files"].clone();
-    let files = files.as_array().expect("files").iter().map(|f| f.as_str().expect("text").to_owned()).collect();
-    (Point { job, after: a_second_later(), disks, files }, log)
-}
 
 #[test]
 fn failed_jobs_lose_nothing() {
@@ -99,7 +30,7 @@ fn failed_jobs_lose_nothing() {
     // The daemon is killed while the job runs: its job fails, and the next one has everything.
     vm.write(1, 30 * MIB, 65536, 0x31);
     define(&gate, &[&gate.kill_command()]);
-    fails(&lab, "web", "Incremental");
+    let _ = fails(&lab, "web", "Incremental");
     gate.restart();
     assert_eq!(vm.ask(r#"{"execute":"query-block-jobs"}"#).trim(), "[]");
     vm.write(1, 31 * MIB, 65536, 0x32);

@@ -49,7 +49,7 @@ fn a_chain() {
     assert!(create.expect("qemu-img").success());
     open(&image);
     let xml = format!(
-        "<domain type='qemu'><name>rvt-live</name><memory unit='MiB'>32</memory><vcpu>1</vcpu>
+        "<domain type='qemu'><name>rvt-live</name><title>Shop &amp; stock #gold</title><memory unit='MiB'>32</memory><vcpu>1</vcpu>
          <os><type arch='x86_64' machine='pc'>hvm</type></os><devices>
          <disk type='file' device='disk'><driver name='qemu' type='qcow2' discard='unmap'/>
          <source file='{}'/><target dev='vda' bus='virtio'/></disk>
@@ -68,6 +68,12 @@ fn a_chain() {
     let storage = folder.path().join("storage");
     let config = format!("[[libvirt]]\n[[storage]]\nname = \"first\"\npath = {storage:?}\n");
     let mut gate = Gate::with("libvirt/rvt-live", &config);
+    // Chosen by the words in its title and its description.
+    assert_eq!(virsh(&["desc", "rvt-live", "--new-desc", "the test's (#db)"]).code(), Some(0));
+    let listed = |tag: &str| gate.run(&["list", "--tag", tag]).good().text();
+    let folder_in_tree = format!("{}\n", gate.folder().display());
+    assert_eq!((listed("gold"), listed("db")), (folder_in_tree.clone(), folder_in_tree));
+    assert_eq!((listed("silver"), listed("Shop")), (String::new(), String::new()));
     let mut disk = vec![0; 64 * MIB];
     write(&mut disk, 3 * MIB, MIB, 0x11);
     let out = temp();

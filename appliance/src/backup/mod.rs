@@ -18,15 +18,18 @@
 //!   `proof`: what the tracker calls unchanged, looked at;
 //! * `shown`: the files as the tree has them; `stored`: what of a disk holds data; `run`: one job's point in time; `runs`:
 //!   all machines', begun, ended, cleaned up after a crash;
+//! * `file_daemon`: whether the one that reads is still there; `room`: for what the guest overwrites;
 //! * `hypervisors`: the drivers as they are configured.
 
 mod chain;
 mod delivery;
 pub mod digests;
+pub mod file_daemon;
 pub mod hypervisors;
 mod proof;
 pub mod record;
 mod restore_text;
+mod room;
 mod run;
 pub mod runs;
 mod shown;

@@ -2,7 +2,7 @@
 
 use std::{
     ops::Range,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -25,12 +25,16 @@ use super::{
     chain::Plan,
     delivery::{Delivered, Readers},
     digests::{CLUSTER, DigestFile, Digesting, Digests, DiskDigests, Wanted, read_cluster},
+    file_daemon::FileDaemon,
     proof::{self, Past},
     record::{Member, Point, Small, Text},
+    room,
     shown::Shown,
     stored::{Stored, clusters, stored},
 };
 
+/// How long nobody may read anything of a job that is running: not every File daemon that was killed is noticed.
+const LEASE: Duration = Duration::from_secs(2 * 3600);
 /// What is read ahead of a disk, in bytes, and by how many threads.
 const AHEAD: u64 = 16 << 20;
 const THREADS: usize = 2;
@@ -44,6 +48,12 @@ pub struct Run {
     readers: Vec<(String, u64, Arc<Readers>)>,
     /// Bytes that were delivered when somebody last looked, and since when it is so.
     progress: Mutex<(u64, Instant)>,
+    /// Who is to read it, where that is known.
+    file_daemon: Option<FileDaemon>,
+    /// What is to be said when it ends.
+    unsaid: Vec<String>,
+    /// Where what the guest overwrites goes.
+    scratch: PathBuf,
 }
 
 /// A disk of it.
@@ -157,11 +167,36 @@ impl Run {
             files: Vec::new(),
             readers: Vec::new(),
             progress: Mutex::new((0, Instant::now())),
+            file_daemon: None,
+            unsaid: Vec::new(),
+            scratch: folder.to_owned(),
         };
         for (name, content) in contents {
             run.add(&name, run.point.time, content);
         }
         Ok(run)
+    }
+
+    /// The same, begun by this File daemon, with what could not be said then; what the guest overwrites goes to `scratch`.
+    pub fn begun_by(mut self, file_daemon: Option<FileDaemon>, unsaid: Vec<String>, scratch: PathBuf) -> Self {
+        (self.file_daemon, self.unsaid, self.scratch) = (file_daemon, unsaid, scratch);
+        self
+    }
+
+    /// Why it has to be given up.
+    pub fn doomed(&self) -> Option<String> {
+        if self.file_daemon.as_ref().is_some_and(FileDaemon::has_ended) {
+            return Some("its File daemon is gone".to_owned());
+        }
+        if self.idle() > LEASE {
+            return Some("nobody reads it".to_owned());
+        }
+        room::shortage(&self.scratch)
+    }
+
+    /// What could not be said when it was begun.
+    pub fn unsaid(&self) -> &[String] {
+        &self.unsaid
     }
 
     fn add(&mut self, name: &str, time: i64, content: Arc<dyn ReadAt>) {
@@ -186,7 +221,7 @@ impl Run {
     }
 
     /// How long nobody has read anything.
-    pub fn idle(&self) -> Duration {
+    fn idle(&self) -> Duration {
         let delivered = self.delivered();
         let mut progress = self.progress.lock();
         if progress.0 != delivered {

@@ -69,8 +69,13 @@ impl Store {
     pub fn put(&self, chain: &Chain) -> Result<()> {
         let text = serde_json::to_string(chain).map_err(|e| Error::invalid(format!("{}: {e}", chain.key())))?;
         let database = self.database.lock();
-        let put = database.execute("INSERT OR REPLACE INTO backups VALUES (?1, ?2)", params![chain.key(), text]);
-        put.map(drop).map_err(|e| state::failed(&self.folder, e))
+        let put = || database.execute("INSERT OR REPLACE INTO backups VALUES (?1, ?2)", params![chain.key(), text]);
+        state::with_reserve(&self.folder, || put().map(drop).map_err(|e| state::failed(&self.folder, e)))
+    }
+
+    /// Makes sure that it can be written down what is taken back when there is no room for anything else.
+    pub fn keep_reserve(&self) {
+        state::keep_reserve(&self.folder);
     }
 
     /// All chains.

@@ -252,6 +252,9 @@ pub enum Command {
         #[arg(long, value_name = "DIR", env = "REVENANT_STATE")]
         state: Option<PathBuf>,
     },
+    /// Be the guard of a guest that is frozen: what `serve` starts
+    #[command(name = hv_drivers::freeze::COMMAND, hide = true)]
+    FreezeGuard,
     /// Print a script that completes commands in a shell
     Completions {
         /// The shell
@@ -394,6 +397,7 @@ impl Cli {
             | Command::BaculaConfig(_)
             | Command::Doctor { .. }
             | Command::Jobs
+            | Command::FreezeGuard
             | Command::Completions { .. }
             | Command::Man { .. } => {}
         }

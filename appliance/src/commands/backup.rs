@@ -31,6 +31,7 @@ pub fn run(cli: &Cli, backup: &Backup) -> Result<u8> {
             parent: Some(begin.parent.clone()).filter(|parent| !parent.is_empty()),
             quiesce: !begin.no_quiesce,
             exclude: begin.exclude.clone(),
+            is_silent: false,
         }),
         BackupAction::End(end) => {
             runs::Request::End(End { machine: end.machine.clone(), job: end.job.clone(), status: end.status.clone() })
@@ -65,8 +66,8 @@ impl From<&Selection> for List {
 /// Begins all machines of a list and prints their folders, for a file set that asks a program. If one cannot be begun none
 /// is, and the job fails.
 ///
-/// Bacula takes each line on standard output or standard error for a file. So what is to be said has no place in its log; the
-/// daemon's log has it.
+/// Bacula takes each line on standard output or standard error for a file. So what is to be said is said when the job ends;
+/// why one could not be begun is in the daemon's log.
 fn begin_all(folder: &Path, action: &BackupAction, level: Level, job: &str) -> Result<u8> {
     let BackupAction::List(options) = action else { return Ok(2) };
     let ask = |request| client::ask_running(folder, &client::Request::Backup(request), &|_| ());
@@ -80,6 +81,7 @@ fn begin_all(folder: &Path, action: &BackupAction, level: Level, job: &str) -> R
             parent: Some(options.parent.clone()).filter(|parent| !parent.is_empty()),
             quiesce: true,
             exclude: Vec::new(),
+            is_silent: true,
         };
         if let Err(e) = ask(runs::Request::Begin(begin)) {
             // Those that were begun are taken back: Bacula runs no script after a job that fails here.

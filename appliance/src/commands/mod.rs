@@ -8,6 +8,7 @@ mod diff;
 mod doctor;
 mod export;
 mod extract;
+mod freeze_guard;
 pub mod inspect;
 mod jobs;
 mod ls;
@@ -88,6 +89,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
         Command::Restore(restore) => restore::run(cli, restore),
         Command::BaculaConfig(config) => bacula_config::run(cli, config),
         Command::Doctor { state } => doctor::run(cli, state.as_deref()),
+        Command::FreezeGuard => freeze_guard::run(),
     }
 }
 

@@ -161,7 +161,7 @@ fn answer(client: &UnixStream, answering: &Answering) {
         let _ = out.lock().write_all(format!("{value}\n").as_bytes());
     };
     let outcome = match serde_json::from_str(&line) {
-        Ok(request) => run(request, answering, &|step| tell(json!({ "step": step }))),
+        Ok(request) => run(request, answering, client, &|step| tell(json!({ "step": step }))),
         Err(e) => Err(Error::invalid(format!("the daemon does not know this command: {e}"))),
     };
     tell(match outcome {
@@ -170,7 +170,7 @@ fn answer(client: &UnixStream, answering: &Answering) {
     });
 }
 
-fn run(request: Request, answering: &Answering, step: &dyn Fn(&str)) -> Result<Value> {
+fn run(request: Request, answering: &Answering, client: &UnixStream, step: &dyn Fn(&str)) -> Result<Value> {
     let sessions = &answering.sessions;
     match request {
         Request::Ping => Ok(Value::Null),
@@ -185,7 +185,7 @@ fn run(request: Request, answering: &Answering, step: &dyn Fn(&str)) -> Result<V
         Request::Forget { id } => sessions.forget(&id),
         Request::Migrate { id, folder, format } => sessions.migrate(&id, Some((folder, format)), step),
         Request::Renew { id, seconds } => sessions.renew(&id, seconds),
-        Request::Backup(request) => answering.backups.answer(&request, step),
+        Request::Backup(request) => answering.backups.answer(&request, client, step),
         Request::Restore(request) => answering.restores.answer(&request, step),
     }
 }

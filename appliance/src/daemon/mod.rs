@@ -13,6 +13,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc::{self, RecvTimeoutError, Sender},
     },
     thread,
     time::{Duration, Instant},
@@ -30,6 +31,8 @@ use crate::{
 
 /// How often sessions are looked after.
 const TICK: Duration = Duration::from_secs(1);
+/// How often the backups that are running are looked at.
+const WATCH: Duration = Duration::from_millis(250);
 
 /// The socket of commands, in the state folder.
 const CONTROL: &str = "control.sock";
@@ -89,6 +92,7 @@ pub fn run(options: &Options<'_>, end: &AtomicBool, ready: &dyn Fn(&Path) -> Res
         restores: Arc::clone(&restores),
     };
     control.serve(&Arc::new(answering))?;
+    let watching = watch(&backups)?;
     ready(&folder)?;
     let mut busy = Instant::now();
     while !end.load(Ordering::Relaxed) {
@@ -105,11 +109,26 @@ pub fn run(options: &Options<'_>, end: &AtomicBool, ready: &dyn Fn(&Path) -> Res
             thread::sleep(Duration::from_millis(50));
         }
     }
+    drop(watching);
     control.close();
     sessions.close();
     backups.close();
     restores.close();
     mounted.map_or(Ok(()), tree::Mounted::end)
+}
+
+/// Watches the jobs that are running until what this returns is dropped. In a thread of its own: a hypervisor that does not
+/// answer holds up whoever looks after what was left there.
+fn watch(backups: &Arc<Backups>) -> Result<Sender<()>> {
+    let (stop, stopped) = mpsc::channel();
+    let backups = Arc::clone(backups);
+    let watch = move || {
+        while matches!(stopped.recv_timeout(WATCH), Err(RecvTimeoutError::Timeout)) {
+            backups.watch();
+        }
+    };
+    let thread = thread::Builder::new().name("backup-watch".into()).spawn(watch);
+    thread.map(|_| stop).map_err(|e| Error::io("cannot watch backups", e))
 }
 
 /// The lock of a state folder, held as long as the file is open.

@@ -61,6 +61,9 @@ const GRACE: Duration = Duration::from_secs(20);
 /// When nothing has come for so long, and no description of the machine at all, the disks that are whole are all there is.
 const SINGLE: Duration = Duration::from_secs(60);
 
+/// When nothing has come for so long, nothing will: a File daemon that was killed never says so.
+const LEASE: Duration = Duration::from_secs(2 * 3600);
+
 /// What is asked for.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -201,6 +204,10 @@ impl Restores {
                         let work = move || restores.complete(&own, &point);
                         // Without a thread it is tried again.
                         let _ = thread::Builder::new().name("restore".into()).spawn(work);
+                    } else if restore.idle() > LEASE
+                        && let Err(e) = self.give_up(&restore, &point)
+                    {
+                        output::note(&format!("{}: {e}", restore.key));
                     }
                 }
                 Phase::Ended(_) if restore.idle() > GRACE => self.put_away(&restore),
@@ -220,6 +227,17 @@ impl Restores {
             output::note(&format!("{}: {e}", restore.key));
         }
         restore.end(outcome);
+    }
+
+    /// Ends one of which not everything has come, unless somebody completes it.
+    fn give_up(&self, restore: &Incoming, point: &RestoredPoint) -> Result<()> {
+        if !restore.begin_finishing() {
+            return Ok(());
+        }
+        let outcome = finish::incomplete(restore, point);
+        let written = self.write_result(restore, &outcome.lines);
+        restore.end(outcome);
+        written
     }
 
     /// Says how it has ended in the file `result` of its folder.
@@ -308,11 +326,8 @@ impl Restores {
                 let point = self.point(restore);
                 if point.missing.is_empty() {
                     self.complete(restore, &point);
-                } else if restore.begin_finishing() {
-                    let outcome = finish::incomplete(restore, &point);
-                    let written = self.write_result(restore, &outcome.lines);
-                    restore.end(outcome);
-                    written?;
+                } else {
+                    self.give_up(restore, &point)?;
                 }
             }
             let outcome = loop {

@@ -6,7 +6,12 @@
 //! backup failed is [rolled back](Tracking::roll_back): what was changed before it and after it is then changed since the
 //! mark before, so that nothing is lost. Both can be called again after a crash, with nothing but the names.
 
-use std::{ops::Range, path::Path, sync::Arc, time::Duration};
+use std::{
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use blockdev::BlockDevice;
 
@@ -57,6 +62,15 @@ pub trait Inventory {
     /// When the hypervisor does not answer.
     fn machines(&self) -> Result<Vec<Listed>>;
 
+    /// What they are called, without their tags: some hypervisors tell that sooner.
+    ///
+    /// # Errors
+    ///
+    /// As [`machines`](Self::machines).
+    fn names(&self) -> Result<Vec<String>> {
+        Ok(self.machines()?.into_iter().map(|machine| machine.name).collect())
+    }
+
     /// One, as it is now.
     ///
     /// # Errors
@@ -76,8 +90,8 @@ pub struct Wish<'a> {
     pub disks: &'a [DiskWish],
     /// A folder for what the guest overwrites while the point is there. The hypervisor has to be able to write into it.
     pub scratch: &'a Path,
-    /// Whether the guest is asked to have its files in order.
-    pub quiesce: bool,
+    /// The program that guards a guest that is asked to have its files in order ([`crate::freeze`]); `None`: it is not asked.
+    pub quiesce: Option<&'a Path>,
 }
 
 /// A disk of such a point.
@@ -129,6 +143,11 @@ pub enum Changed {
 
 /// Points in time, and what has changed between them.
 pub trait Tracking {
+    /// Where what the guest overwrites goes, of a point with the folder `scratch`.
+    fn scratch(&self, scratch: &Path) -> PathBuf {
+        scratch.to_owned()
+    }
+
     /// Makes a point. If it fails, nothing of it is left.
     ///
     /// # Errors
@@ -145,7 +164,8 @@ pub trait Tracking {
     fn keep(&self, machine: &str, mark: &str, kept: &[String]) -> Result<()>;
 
     /// Ends a point as if it had never been: what was written since it counts as written since `before`, the newest mark
-    /// that was kept. One that is gone, or was made in part only, is no error.
+    /// that was kept. A guest that stands still because there was no room for what it overwrote goes on. One that is gone, or
+    /// was made in part only, is no error.
     ///
     /// # Errors
     ///

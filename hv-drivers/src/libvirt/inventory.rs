@@ -16,9 +16,22 @@ fn is_fit(name: &str) -> bool {
 
 impl Inventory for Libvirt {
     fn machines(&self) -> Result<Vec<Listed>> {
+        let mut found = Vec::new();
+        for name in self.names()? {
+            let tags = match self.virsh.domain("dumpxml", &name, &[]) {
+                Ok(xml) => shown::tags(&xml)?,
+                // It was undefined since the list was made; any other domain that cannot be asked might be one to back up.
+                Err(_) if !self.names()?.contains(&name) => continue,
+                Err(e) => return Err(e.context(format_args!("domain {name}"))),
+            };
+            found.push(Listed { name, tags });
+        }
+        Ok(found)
+    }
+
+    fn names(&self) -> Result<Vec<String>> {
         let names = self.virsh.run(&["list", "--all", "--name"])?;
-        let fit = names.lines().map(str::trim).filter(|name| is_fit(name));
-        Ok(fit.map(|name| Listed { name: name.to_owned(), tags: Vec::new() }).collect())
+        Ok(names.lines().map(str::trim).filter(|name| is_fit(name)).map(str::to_owned).collect())
     }
 
     fn inspect(&self, machine: &str) -> Result<Inspected> {

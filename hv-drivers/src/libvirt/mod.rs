@@ -26,7 +26,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use self::{place::Placed, virsh::Virsh};
+use self::place::Placed;
+pub(crate) use self::virsh::Virsh;
 use crate::{
     Error, Result,
     driver::{Access, DiskSource, Driver, Inventory, LifeCycle, Progress, Relocation, State, Target, Tracking},

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use quick_xml::{
     Reader,
+    escape::resolve_predefined_entity,
     events::{BytesStart, Event},
 };
 
@@ -98,6 +99,28 @@ pub fn backed_up(xml: &str) -> Result<Vec<BackedUp>> {
         _ => {}
     })?;
     Ok(disks)
+}
+
+/// The tags in a domain's XML: words of its title and its description that begin with `#`, as `#gold`.
+///
+/// # Errors
+///
+/// When it is no XML.
+pub fn tags(xml: &str) -> Result<Vec<String>> {
+    let is_of_tag = |c: char| c.is_alphanumeric() || "-_.:".contains(c);
+    let mut tags = Vec::new();
+    texts(xml, |path, text| {
+        if matches!(path, ["domain", "title" | "description"]) {
+            let words = text.split(|c: char| c.is_whitespace() || ",;()".contains(c));
+            let found = words.filter_map(|word| word.strip_prefix('#'));
+            // The end of a sentence is none of the tag's.
+            let found = found.map(|tag| tag.trim_end_matches(['.', ':', '!', '?']));
+            tags.extend(found.filter(|tag| !tag.is_empty() && tag.chars().all(is_of_tag)).map(str::to_owned));
+        }
+    })?;
+    tags.sort();
+    tags.dedup();
+    Ok(tags)
 }
 
 /// The machine in a domain's XML.
@@ -215,14 +238,29 @@ pub fn emulator(xml: &str) -> Option<PathBuf> {
 fn texts(xml: &str, mut on: impl FnMut(&[&str], &str)) -> Result<()> {
     let mut reader = Reader::from_str(xml);
     let mut path: Vec<String> = Vec::new();
+    // A text comes in pieces: between them stand references, as `&amp;`.
+    let mut text = String::new();
     for _ in 0..EVENTS_MAX {
-        match reader.read_event().map_err(|e| unreadable(&e))? {
+        let event = reader.read_event().map_err(|e| unreadable(&e))?;
+        match &event {
+            Event::Text(piece) => text.push_str(&String::from_utf8_lossy(piece)),
+            Event::CData(piece) => text.push_str(&String::from_utf8_lossy(piece)),
+            Event::GeneralRef(reference) => {
+                let known = reference.decode().ok().and_then(|name| resolve_predefined_entity(&name));
+                text.push_str(known.unwrap_or_default());
+                text.extend(reference.resolve_char_ref().ok().flatten());
+            }
+            Event::Comment(_) => {}
+            _ => {
+                let whole = std::mem::take(&mut text);
+                if !whole.trim().is_empty() {
+                    on(&path.iter().map(String::as_str).collect::<Vec<_>>(), whole.trim());
+                }
+            }
+        }
+        match event {
             Event::Start(element) => path.push(name(&element)),
             Event::End(_) => drop(path.pop()),
-            Event::Text(text) => {
-                let text = String::from_utf8_lossy(&text).trim().to_owned();
-                on(&path.iter().map(String::as_str).collect::<Vec<_>>(), &text);
-            }
             Event::Eof => return Ok(()),
             _ => {}
         }
@@ -329,6 +367,16 @@ mod tests {
         assert_eq!((disks[0].place.as_str(), &disks[0].why_not), ("/vm/a.qcow2", &None));
         let why: Vec<_> = disks[1..].iter().map(|d| d.why_not.as_deref().unwrap_or_default()).collect();
         assert!(why[0].contains("removable") && why[1].contains("raw") && why[2].contains("passed through"), "{why:?}");
+    }
+
+    #[test]
+    fn tags_of_a_domain() {
+        let xml = "<domain><name>#no</name><title>Shop #gold</title>
+          <description>The shop's database: #db, #tier:1.\n(#gold) c# # #a&amp;b ##x #übung</description>
+          <metadata><title>#no</title></metadata></domain>";
+        assert_eq!(tags(xml).expect("tags"), ["db", "gold", "tier:1", "übung"]);
+        assert_eq!(machine("<domain><name>a&amp;b</name></domain>").expect("a machine").name, "a&b");
+        assert_eq!(tags("<domain/>").expect("none"), Vec::<String>::new());
     }
 
     #[test]

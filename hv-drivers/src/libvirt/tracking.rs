@@ -12,7 +12,7 @@ use std::{
     os::unix::fs::{DirBuilderExt, PermissionsExt, chown},
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use quick_xml::escape::escape;
@@ -21,6 +21,7 @@ use super::Libvirt;
 use crate::{
     Error, ErrorKind, Result,
     driver::{Changed, Consistency, DiskWish, LifeCycle, Point, PointDisk, Tracking, Wish},
+    freeze::{self, By, Guest},
     nbd::NbdDisk,
 };
 
@@ -134,25 +135,9 @@ impl Libvirt {
 
     /// Does `work` while the guest's filesystems are frozen, if they can be.
     fn frozen(&self, wish: &Wish<'_>, work: impl FnOnce() -> Result<()>) -> Result<(Consistency, Duration)> {
-        let begun = Instant::now();
-        let frozen = match wish.quiesce {
-            true => self.virsh.domain("domfsfreeze", wish.machine, &[]).map_err(|e| e.to_string()),
-            false => Err("not asked for".to_owned()),
-        };
-        let done = work();
-        let consistency = match frozen {
-            Ok(words) => {
-                let count = words.split_whitespace().find_map(|word| word.parse().ok()).unwrap_or(0);
-                let thaw = || self.virsh.domain("domfsthaw", wish.machine, &[]);
-                // Nothing is worse than a guest that stays frozen.
-                match thaw().or_else(|_| thaw()) {
-                    Ok(_) => Consistency::Files(count),
-                    Err(e) => Consistency::Crash(format!("the guest could not be thawed: {e}")),
-                }
-            }
-            Err(why) => Consistency::Crash(why),
-        };
-        done.map(|()| (consistency, begun.elapsed()))
+        let guest = Guest { machine: wish.machine.to_owned(), by: By::Libvirt(self.virsh.uri().to_owned()) };
+        let how = wish.quiesce.map(|guard| (guard, &guest)).ok_or_else(|| "not asked for".to_owned());
+        freeze::during(how, work).map(|((), consistency, still)| (consistency, still))
     }
 
     fn make(&self, wish: &Wish<'_>) -> Result<Point> {
@@ -202,6 +187,10 @@ fn text(path: &Path) -> Result<&str> {
 }
 
 impl Tracking for Libvirt {
+    fn scratch(&self, _scratch: &Path) -> PathBuf {
+        SCRATCH.into()
+    }
+
     fn begin(&self, wish: &Wish<'_>) -> Result<Point> {
         if !self.is_local() {
             return Err(Error::unsupported("machines are backed up on the host that runs them: name its own libvirt"));
@@ -240,6 +229,10 @@ impl Tracking for Libvirt {
             let _ = self.virsh.domain("domfsthaw", machine, &[]);
         }
         self.end_backup(machine, mark)?;
+        // It was paused because what it overwrote had no room; its request is repeated, and now has.
+        if is_there && self.virsh.domain("domstate", machine, &["--reason".as_ref()])?.contains("I/O error") {
+            self.virsh.domain("resume", machine, &[])?;
+        }
         if is_there { self.delete_checkpoint(machine, &own) } else { Ok(()) }
     }
 }

@@ -1,25 +1,27 @@
 //! Before a job: the machine at one moment, as files.
 
-use std::{sync::Arc, thread, time::Duration};
+use std::{fs, io, path::Path, sync::Arc, thread, time::Duration};
 
 use blockdev::{Error, ErrorKind, Result};
 use hv_drivers::driver::{Consistency, DiskWish, Inspected, State, Wish};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::{Backups, Begin, Machine, split};
 use crate::{
     backup::{
         chain::{self, Plan},
+        file_daemon::FileDaemon,
         hypervisors,
-        record::{Level, Phase, Point, Run as RunRecord, Small, Text, now},
-        restore_text,
+        record::{Level, Member, Phase, Point, Run as RunRecord, Small, Text, now},
+        restore_text, room,
         run::Run,
     },
     output,
 };
 
 impl Backups {
-    pub(super) fn begin(&self, begin: &Begin, step: &dyn Fn(&str)) -> Result<Value> {
+    pub(super) fn begin(&self, begin: &Begin, file_daemon: Option<FileDaemon>, step: &dyn Fn(&str)) -> Result<Value> {
         let Some(mounted) = self.mounted.get() else {
             return Err(Error::invalid(
                 "the tree is not mounted, so no File daemon can read it: start `revenant serve --mount FOLDER`",
@@ -42,11 +44,22 @@ impl Backups {
             )
         };
         let _changing = machine.changing.try_lock().ok_or_else(busy)?;
-        if machine.live.read().is_some() {
-            return Err(busy());
+        let said = Mutex::new(Vec::new());
+        let line = |text: String| {
+            step(&format!("{name}: {text}"));
+            said.lock().push(text);
+        };
+        let other = machine.live.read().clone();
+        if let Some(other) = other {
+            let why = other.doomed().ok_or_else(busy)?;
+            line(format!("{} was not ended: {why}: its point is taken back", other.point.job));
+            self.give_up(&machine, &other, &why)?;
         }
         self.settle(&machine)?;
-        let line = |text: String| step(&format!("{name}: {text}"));
+        let scratch = hypervisors::tracking(driver.as_ref())?.scratch(&self.store.make_folder(&machine.chain.read())?);
+        if let Some(why) = room::shortage(&scratch) {
+            return Err(Error::new(ErrorKind::NoSpace, format!("{name}: {why}")));
+        }
         tell_machine(&inspected, &line);
 
         let disks: Vec<_> =
@@ -57,6 +70,8 @@ impl Backups {
         for (what, why) in &inspected.left_out {
             line(format!("NOT in this backup: {what} ({why})"));
         }
+        let machine_had = machine.chain.read().points.last().map_or_else(Vec::new, |point| point.disks.clone());
+        missing(&machine_had, &inspected).into_iter().for_each(&line);
         if disks.is_empty() {
             return Err(Error::invalid(format!("{name} has no disk that can be backed up")));
         }
@@ -94,8 +109,6 @@ impl Backups {
                 return Err(e);
             }
         };
-        let run = Arc::new(run);
-        *machine.live.write() = Some(Arc::clone(&run));
         let changed = run.changed();
         line(match (plan.level, changed) {
             (Level::Full, _) => format!("Full, {} to be read", output::size(run.bytes())),
@@ -104,6 +117,9 @@ impl Backups {
             }
             (level, None) => format!("{} with whole disks, {} to be read", level.name(), output::size(run.bytes())),
         });
+        let unsaid = if begin.is_silent { std::mem::take(&mut *said.lock()) } else { Vec::new() };
+        let run = Arc::new(run.begun_by(file_daemon, unsaid, scratch));
+        *machine.live.write() = Some(Arc::clone(&run));
         Ok(json!({
             "machine": begin.machine,
             "folder": mounted.join("backup").join(hypervisor).join(name),
@@ -131,7 +147,9 @@ impl Backups {
             .iter()
             .map(|planned| DiskWish { name: planned.disk.name.clone(), since: planned.since.clone() })
             .collect();
-        let wish = Wish { machine: name, mark: &point.mark, disks: &wished, scratch: &folder, quiesce: begin.quiesce };
+        // This program, also when its file has been replaced by a newer one.
+        let guard = begin.quiesce.then_some(Path::new("/proc/self/exe"));
+        let wish = Wish { machine: name, mark: &point.mark, disks: &wished, scratch: &folder, quiesce: guard };
         let cut = hypervisors::tracking(driver.as_ref())?.begin(&wish)?;
         match &cut.consistency {
             Consistency::Files(count) => {
@@ -183,6 +201,28 @@ fn after(time: i64) -> Result<()> {
         thread::sleep(Duration::from_millis(20));
     }
     Ok(())
+}
+
+/// What the admin should know of disks that are not there any more: `had` are those of the backup before.
+fn missing(had: &[Member], inspected: &Inspected) -> Vec<String> {
+    let is_there = |name: &str| {
+        inspected.disks.iter().any(|disk| disk.name == name) || inspected.left_out.iter().any(|(what, _)| what == name)
+    };
+    let gone = had.iter().filter(|member| !is_there(&member.disk));
+    let gone = gone.map(|member| {
+        format!("NOT in this backup: disk {}, which the last one had: the machine has it no more", member.disk)
+    });
+    // What its hypervisor holds open is read all the same.
+    let is_removed =
+        |place: &str| place.starts_with('/') && fs::metadata(place).is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
+    let removed = inspected.disks.iter().filter(|disk| is_removed(&disk.place)).map(|disk| {
+        format!(
+            "WARNING: the image of disk {} is not there any more ({}): once the machine ends, this backup is all there is \
+             of it",
+            disk.name, disk.place
+        )
+    });
+    gone.chain(removed).collect()
 }
 
 fn tell_machine(inspected: &Inspected, line: &dyn Fn(String)) {

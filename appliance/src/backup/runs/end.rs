@@ -47,8 +47,10 @@ impl Backups {
         let is_ok = is_ok(end);
         let begun = machine.chain.read().run.as_ref().map(|run| run.point.job.clone());
         let live = machine.live.read().clone();
+        let given_up = machine.given_up.lock().clone().filter(|(job, _)| *job == end.job).map(|(_, why)| why);
         match (live, begun) {
             (Some(run), _) if run.point.job == end.job => {
+                run.unsaid().iter().cloned().for_each(&line);
                 if !is_ok {
                     line(format!(
                         "the job ended as {:?}: its point is taken back, nothing that changed is lost",
@@ -63,17 +65,19 @@ impl Backups {
                 Err(Error::invalid(format!("{name} is being backed up by {job}, not by {}", end.job)))
             }
             _ if !is_ok => {
-                line("nothing of the job is left".to_owned());
+                line(
+                    given_up.map_or_else(
+                        || "nothing of the job is left".to_owned(),
+                        |why| format!("it was given up: {why}"),
+                    ),
+                );
                 self.settle(&machine)?;
                 Ok(Value::Null)
             }
             _ => {
                 self.settle(&machine)?;
-                Err(Error::invalid(format!(
-                    "{name}: the backup {} was not begun, or was given up when the daemon ended or nobody read it: this \
-                     backup is NOT usable",
-                    end.job
-                )))
+                let why = given_up.unwrap_or_else(|| "it was not begun, or the daemon has ended since".to_owned());
+                Err(Error::invalid(format!("{name}: there is no backup {}: {why}: this backup is NOT usable", end.job)))
             }
         }
     }

@@ -81,9 +81,8 @@ impl Backups {
         }
         let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (name, driver) in hypervisors::all(&self.sources).unwrap_or_default() {
-            let machines = hypervisors::inventory(driver.as_ref()).and_then(Inventory::machines);
-            let names = machines.unwrap_or_default().into_iter().map(|machine| machine.name);
-            found.insert(name, names.collect());
+            let names = hypervisors::inventory(driver.as_ref()).and_then(Inventory::names);
+            found.insert(name, names.unwrap_or_default());
         }
         for machine in self.machines.lock().values() {
             let chain = machine.chain.read();

@@ -15,6 +15,7 @@ mod settle;
 
 use std::{
     collections::BTreeMap,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
 };
@@ -25,7 +26,7 @@ use serde_json::Value;
 
 use self::list::Known;
 pub use self::request::{Begin, End, List, Request};
-use super::{record::Chain, run::Run, store::Store};
+use super::{file_daemon::FileDaemon, record::Chain, run::Run, store::Store};
 use crate::{cli::Sources, output};
 
 /// All of them. One process has them at a time.
@@ -44,6 +45,19 @@ struct Machine {
     changing: Mutex<()>,
     chain: RwLock<Chain>,
     live: RwLock<Option<Arc<Run>>>,
+    /// The job that was given up last, and why.
+    given_up: Mutex<Option<(String, String)>>,
+}
+
+impl Machine {
+    fn new(chain: Chain) -> Arc<Self> {
+        Arc::new(Self {
+            changing: Mutex::default(),
+            chain: RwLock::new(chain),
+            live: RwLock::default(),
+            given_up: Mutex::default(),
+        })
+    }
 }
 
 /// `HYPERVISOR/MACHINE`.
@@ -62,11 +76,7 @@ impl Backups {
     /// When the store cannot be read.
     pub fn open(folder: &Path, sources: &Sources) -> Result<Self> {
         let store = Store::open(folder)?;
-        let machine = |chain: Chain| {
-            let key = chain.key();
-            let machine = Machine { changing: Mutex::new(()), chain: RwLock::new(chain), live: RwLock::new(None) };
-            (key, Arc::new(machine))
-        };
+        let machine = |chain: Chain| (chain.key(), Machine::new(chain));
         let machines = store.all()?.into_iter().map(machine).collect();
         Ok(Self {
             store,
@@ -82,14 +92,18 @@ impl Backups {
         let _once = self.mounted.set(folder.to_owned());
     }
 
-    /// Does what is asked for, and tells its steps.
+    /// Does what `client` asks for, and tells its steps.
     ///
     /// # Errors
     ///
     /// When it cannot be done: the job is to be failed.
-    pub fn answer(&self, request: &Request, step: &dyn Fn(&str)) -> Result<Value> {
+    pub fn answer(&self, request: &Request, client: &UnixStream, step: &dyn Fn(&str)) -> Result<Value> {
         match request {
-            Request::Begin(begin) => self.begin(begin, step),
+            Request::Begin(begin) => self.begin(begin, FileDaemon::of(client), step).inspect_err(|e| {
+                if begin.is_silent {
+                    output::note(&format!("{}: {} was not begun: {e}", begin.machine, begin.job));
+                }
+            }),
             Request::End(end) => self.end(end, step),
             Request::Status => self.status(),
             Request::List(list) => self.list(list),
@@ -99,10 +113,7 @@ impl Backups {
     fn machine(&self, name: &str) -> Result<Arc<Machine>> {
         let (hypervisor, machine) = split(name)?;
         let mut machines = self.machines.lock();
-        let new = || {
-            let chain = RwLock::new(Chain::new(hypervisor, machine));
-            Arc::new(Machine { changing: Mutex::new(()), chain, live: RwLock::new(None) })
-        };
+        let new = || Machine::new(Chain::new(hypervisor, machine));
         Ok(Arc::clone(machines.entry(format!("{hypervisor}/{machine}")).or_insert_with(new)))
     }
 

@@ -41,6 +41,8 @@ pub struct Begin {
     pub quiesce: bool,
     /// Disks that are left out.
     pub exclude: Vec<String>,
+    /// Whether what is to be said is said when the job ends: who asks has no place for it.
+    pub is_silent: bool,
 }
 
 /// What is known of it when it ends.

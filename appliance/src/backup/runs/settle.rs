@@ -1,8 +1,8 @@
 //! What a job leaves behind: kept or taken back, also after a crash.
 
-use std::{collections::BTreeMap, fs, path::Path, time::Duration};
+use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
-use blockdev::Result;
+use blockdev::{Error, Result};
 use parking_lot::Mutex;
 
 use super::{Backups, Machine};
@@ -10,12 +10,10 @@ use crate::{
     backup::{
         chain, hypervisors,
         record::{Chain, Phase},
+        run::Run,
     },
     output,
 };
-
-/// How long nobody may read anything of a job that is running: a File daemon that was killed never says that it ended.
-const LEASE: Duration = Duration::from_secs(2 * 3600);
 
 impl Backups {
     /// Brings to its end what a job has left: kept, or taken back. Nothing is live any more.
@@ -43,38 +41,62 @@ impl Backups {
         Ok(())
     }
 
-    /// Cleans up after crashes and File daemons that never came back; called again and again.
-    pub fn tend(&self) {
-        let all: Vec<_> = self.machines.lock().values().cloned().collect();
-        for machine in all {
+    /// Takes back a job that cannot be ended well any more. Who ends it is told why.
+    pub(super) fn give_up(&self, machine: &Machine, run: &Run, why: &str) -> Result<()> {
+        let job = run.point.job.clone();
+        output::note(&format!("{}: {job} is taken back: {why}", machine.chain.read().key()));
+        *machine.given_up.lock() = Some((job, why.to_owned()));
+        self.abandon(machine)
+    }
+
+    /// Takes back the running jobs that cannot be ended well any more; called often: a guest may be waiting for room.
+    pub fn watch(&self) {
+        for machine in self.machines() {
             let Some(_changing) = machine.changing.try_lock() else { continue };
             let live = machine.live.read().clone();
-            let key = machine.chain.read().key();
-            let done = match live {
-                Some(run) if run.idle() > LEASE => {
-                    output::note(&format!("{key}: nobody reads the backup {}: it is taken back", run.point.job));
-                    self.abandon(&machine)
-                }
-                Some(_) => Ok(()),
-                None => self.settle(&machine),
-            };
-            if let Err(e) = done {
-                static TOLD: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
-                let text = e.to_string();
-                if TOLD.lock().insert(key.clone(), text.clone()).as_ref() != Some(&text) {
-                    output::note(&format!("{key}: {text}; trying again"));
-                }
+            if let Some(run) = live
+                && let Some(why) = run.doomed()
+                && let Err(e) = self.give_up(&machine, &run, &why)
+            {
+                tell_once(&machine, &e);
             }
         }
     }
+
+    /// Cleans up what crashes have left; called again and again.
+    pub fn tend(&self) {
+        for machine in self.machines() {
+            let Some(_changing) = machine.changing.try_lock() else { continue };
+            let is_live = machine.live.read().is_some();
+            if !is_live && let Err(e) = self.settle(&machine) {
+                tell_once(&machine, &e);
+            }
+        }
+        // Last: what was taken back has made room for it.
+        self.store.keep_reserve();
+    }
+
+    fn machines(&self) -> Vec<Arc<Machine>> {
+        self.machines.lock().values().cloned().collect()
+    }
 }
 
-/// Removes files of digests that no point has: of jobs that were taken back, or are not needed any more.
+/// Notes what keeps a machine from being cleaned up, when that is new.
+fn tell_once(machine: &Machine, e: &Error) {
+    static TOLD: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
+    let (key, text) = (machine.chain.read().key(), e.to_string());
+    if TOLD.lock().insert(key.clone(), text.clone()).as_ref() != Some(&text) {
+        output::note(&format!("{key}: {text}; trying again"));
+    }
+}
+
+/// Removes files that no point has: digests of jobs that were taken back or are not needed any more, and what the guest had
+/// overwritten during a job whose hypervisor did not live to its end.
 fn remove_unknown(folder: &Path, chain: &Chain) {
     let known = |name: &str| chain.points.iter().any(|point| point.digests.name == name);
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if name.ends_with(".digests") && !known(&name) {
+        if [".digests", ".qcow2", ".sock"].iter().any(|end| name.ends_with(end)) && !known(&name) {
             // It is tried again after the next job.
             let _ = fs::remove_file(entry.path());
         }

@@ -184,7 +184,9 @@ pub fn end(monitor: &mut Client, mark: &str) -> Result<()> {
     if !own.is_empty() && others.is_empty() {
         let _stopped_already = monitor.execute("nbd-server-stop", &json!({}));
     }
-    for (number, file) in scratch(monitor, mark)? {
+    let scratch = scratch(monitor, mark)?;
+    let was_there = !scratch.is_empty();
+    for (number, file) in scratch {
         jobs::cancel(monitor, &named(mark, number))?;
         let node = scratch_node(mark, number);
         remove_node(monitor, &node)?;
@@ -195,6 +197,11 @@ pub fn end(monitor: &mut Client, mark: &str) -> Result<()> {
                 durable::remove(&socket(folder, mark))?;
             }
         }
+    }
+    // It was paused because what it overwrote had no room; its request is repeated, and now has.
+    let status = monitor.execute("query-status", &json!({}))?;
+    if was_there && status.get("status").and_then(Value::as_str) == Some("io-error") {
+        monitor.execute("cont", &json!({}))?;
     }
     Ok(())
 }

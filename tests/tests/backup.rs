@@ -79,6 +79,15 @@ fn what_a_job_does_not_read_fails_it() {
     assert_eq!(begin("dead.3").code(), Some(0));
     assert_eq!(end("dead.3", "Canceled").code(), Some(0));
     assert_eq!(end("dead.3", "OK").code(), Some(2), "it was given up");
+
+    // Some disks only.
+    let only = |disk: &str| gate.run(&["begin", "qemu/web01", "--level", "full", "--job", "only.1", "--include", disk]);
+    let run = only("vd1").good();
+    assert!(run.text().contains("NOT in this backup: disk vd0 (not included)"), "{}", run.text());
+    assert_eq!(gate.files().iter().filter(|name| name.ends_with(".qcow2")).count(), 1);
+    let _ = gate.run(&["end", "qemu/web01", "--job", "only.1", "--status", "Canceled"]).good();
+    let run = only("vd7");
+    assert!(run.code() == Some(2) && run.stderr.contains("web01 has no disk vd7, only vd0, vd1"), "{}", run.stderr);
     assert!(gate.files().is_empty(), "{:?}", gate.files());
     // One that goes well after all that, straight out of the volume.
     gate.define(&lab, "good", &[], &[]);

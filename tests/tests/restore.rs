@@ -1,8 +1,9 @@
 //! Machines that a stock Bacula restores into the tree: disks and a machine, not files.
 
-use std::{fs, path::Path, process::Command, thread, time::Duration};
+use std::{fs, path::Path, process::Command};
 
 use tests::{
+    backup_scene::{MIB, Point, status},
     gate::{Gate, by_qemu_img, log_of},
     lab::Lab,
     live_vm::LiveVm,
@@ -10,20 +11,6 @@ use tests::{
     program::Run,
     temp,
 };
-
-const MIB: usize = 1 << 20;
-
-/// A moment after the last job and before the next, as Bacula writes it, and what the disks were.
-struct Point {
-    after: String,
-    disks: Vec<Vec<u8>>,
-}
-
-fn a_second_later() -> String {
-    thread::sleep(Duration::from_millis(1100));
-    let out = Command::new("date").arg("+%F %T").output().expect("date");
-    String::from_utf8(out.stdout).expect("text").trim().to_owned()
-}
 
 /// A lab, a machine with two disks, and a daemon that keeps restored disks in `folder`.
 fn scene(folder: &Path) -> Option<(Lab, LiveVm, Gate)> {
@@ -43,12 +30,10 @@ fn scene(folder: &Path) -> Option<(Lab, LiveVm, Gate)> {
     Some((lab, vm, gate))
 }
 
-fn take(lab: &Lab, vm: &LiveVm, level: &str) -> Point {
-    let disks = vm.disks.clone();
+fn take(lab: &Lab, gate: &Gate, vm: &LiveVm, level: &str) -> Point {
     let job = lab.backup_any("web", level);
-    let status = lab.run(&["status", &job.to_string()]);
-    assert_eq!(status.trim(), "T", "{}", log_of(lab, job));
-    Point { after: a_second_later(), disks }
+    assert_eq!(status(lab, job), "T", "{}", log_of(lab, job));
+    Point::of(job, gate, "qemu/web01", vm)
 }
 
 /// Has Bacula restore a point into `restore/<folder>` of the tree, and asks how that went.
@@ -81,18 +66,18 @@ fn end_machine(gate: &Gate, name: &str) {
 fn chains_become_machines() {
     let folder = temp();
     let Some((lab, mut vm, gate)) = scene(folder.path()) else { return };
-    let mut points = vec![take(&lab, &vm, "Full")];
+    let mut points = vec![take(&lab, &gate, &vm, "Full")];
     vm.write(0, 10 * MIB, 8192, 0x21);
     // Zeros over what was something else.
     vm.write(0, MIB, 200_000, 0);
-    points.push(take(&lab, &vm, "Incremental"));
+    points.push(take(&lab, &gate, &vm, "Incremental"));
     vm.write(1, 63 * MIB, MIB, 0);
     vm.write(0, 10 * MIB + 4096, 65536, 0x31);
-    points.push(take(&lab, &vm, "Incremental"));
+    points.push(take(&lab, &gate, &vm, "Incremental"));
     vm.write(1, 0, 512, 0x41);
-    points.push(take(&lab, &vm, "Differential"));
+    points.push(take(&lab, &gate, &vm, "Differential"));
     vm.write(0, 63 * MIB, 512, 0x51);
-    points.push(take(&lab, &vm, "Incremental"));
+    points.push(take(&lab, &gate, &vm, "Incremental"));
     for (number, point) in points.iter().enumerate().skip(1).step_by(2).chain([(4, &points[4])]) {
         let run = restore(&lab, &gate, point, &format!("qemu/web-{number}"), &[]).good();
         assert!(run.text().contains("proven by"), "{}", run.text());
@@ -138,8 +123,8 @@ fn to_folder(lab: &Lab, job: &str, to: &Path, which: &str) -> (String, String) {
     let job = said.split("Job queued. JobId=").nth(1).and_then(|rest| rest.split_whitespace().next());
     let job = job.unwrap_or_else(|| panic!("no job: {said}"));
     lab.run(&["wait", job]);
-    let status = lab.run(&["status", job]).trim().to_owned();
-    (status, log_of(lab, job.parse().expect("a number")))
+    let job = job.parse().expect("a number");
+    (status(lab, job), log_of(lab, job))
 }
 
 #[test]

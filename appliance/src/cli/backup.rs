@@ -45,6 +45,9 @@ pub struct BeginOptions {
     /// Bacula's name of the job that this one is based on: '%S', in quotes, because it may be empty
     #[arg(long, value_name = "NAME", default_value = "")]
     pub parent: String,
+    /// Only this disk; several times for several
+    #[arg(long, value_name = "DISK")]
+    pub include: Vec<String>,
     /// Leave a disk out
     #[arg(long, value_name = "DISK")]
     pub exclude: Vec<String>,

@@ -30,6 +30,7 @@ pub fn run(cli: &Cli, backup: &Backup) -> Result<u8> {
             job: begin.job.clone(),
             parent: Some(begin.parent.clone()).filter(|parent| !parent.is_empty()),
             quiesce: !begin.no_quiesce,
+            include: begin.include.clone(),
             exclude: begin.exclude.clone(),
             is_silent: false,
         }),
@@ -80,6 +81,7 @@ fn begin_all(folder: &Path, action: &BackupAction, level: Level, job: &str) -> R
             job: job.to_owned(),
             parent: Some(options.parent.clone()).filter(|parent| !parent.is_empty()),
             quiesce: true,
+            include: Vec::new(),
             exclude: Vec::new(),
             is_silent: true,
         };

@@ -3,7 +3,7 @@
 use std::{fs, io, path::Path, sync::Arc, thread, time::Duration};
 
 use blockdev::{Error, ErrorKind, Result};
-use hv_drivers::driver::{Consistency, DiskWish, Inspected, State, Wish};
+use hv_drivers::driver::{Consistency, DiskWish, Inspected, LiveDisk, State, Wish};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
@@ -62,10 +62,19 @@ impl Backups {
         }
         tell_machine(&inspected, &line);
 
-        let disks: Vec<_> =
-            inspected.disks.iter().filter(|disk| !begin.exclude.contains(&disk.name)).cloned().collect();
-        for disk in inspected.disks.iter().filter(|disk| begin.exclude.contains(&disk.name)) {
-            line(format!("NOT in this backup: disk {} (excluded)", disk.name));
+        let unknown = begin.include.iter().find(|wanted| !inspected.disks.iter().any(|disk| disk.name == **wanted));
+        if let Some(unknown) = unknown {
+            let known: Vec<_> = inspected.disks.iter().map(|disk| disk.name.as_str()).collect();
+            return Err(Error::not_found(format!("{name} has no disk {unknown}, only {}", known.join(", "))));
+        }
+        let why_not = |disk: &LiveDisk| match disk {
+            disk if begin.exclude.contains(&disk.name) => Some("excluded"),
+            disk if !begin.include.is_empty() && !begin.include.contains(&disk.name) => Some("not included"),
+            _ => None,
+        };
+        let disks: Vec<_> = inspected.disks.iter().filter(|disk| why_not(disk).is_none()).cloned().collect();
+        for (disk, why) in inspected.disks.iter().filter_map(|disk| why_not(disk).map(|why| (disk, why))) {
+            line(format!("NOT in this backup: disk {} ({why})", disk.name));
         }
         for (what, why) in &inspected.left_out {
             line(format!("NOT in this backup: {what} ({why})"));

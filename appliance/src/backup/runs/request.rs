@@ -39,6 +39,8 @@ pub struct Begin {
     pub parent: Option<String>,
     /// Whether the guest is asked to have its files in order.
     pub quiesce: bool,
+    /// The only disks that are wanted; none: all.
+    pub include: Vec<String>,
     /// Disks that are left out.
     pub exclude: Vec<String>,
     /// Whether what is to be said is said when the job ends: who asks has no place for it.

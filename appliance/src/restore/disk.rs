@@ -84,6 +84,8 @@ pub struct Merging {
     path: PathBuf,
     format: FileFormat,
     new: Option<NewDisk>,
+    /// There is a file of ours, complete or not.
+    is_there: bool,
     /// What the files that have come say, by the numbers of their points.
     maps: BTreeMap<u64, Arc<DiskMap>>,
     /// Bytes that were written to it.
@@ -92,7 +94,7 @@ pub struct Merging {
 
 impl Merging {
     pub const fn new(path: PathBuf, format: FileFormat) -> Self {
-        Self { path, format, new: None, maps: BTreeMap::new(), written: 0 }
+        Self { path, format, new: None, is_there: false, maps: BTreeMap::new(), written: 0 }
     }
 
     /// The file that is written.
@@ -127,9 +129,21 @@ impl Merging {
         self.written = 0;
     }
 
+    /// Moves what is complete to `path`, where it stays.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be moved.
+    pub fn keep(&mut self, path: &Path) -> Result<()> {
+        fs::rename(&self.path, path).map_err(|e| Error::io(format!("cannot make {}", path.display()), e))?;
+        self.is_there = false;
+        Ok(())
+    }
+
     /// Gives it up.
     pub fn remove(&mut self) {
-        if self.new.take().is_some()
+        self.new = None;
+        if std::mem::take(&mut self.is_there)
             && let Err(e) = fs::remove_file(&self.path)
             && e.kind() != std::io::ErrorKind::NotFound
         {
@@ -188,6 +202,7 @@ impl Receiver for Receiving<'_> {
         if is_first {
             let room = map.size().saturating_mul(GROWTH).max(map.size().saturating_add(GROWTH_MIN)).min(1 << 50);
             self.disk.new = Some(NewDisk::create(&self.disk.path, self.disk.format, room)?);
+            self.disk.is_there = true;
         }
         self.disk.maps.insert(self.number, Arc::clone(map));
         if is_first {

@@ -10,7 +10,7 @@ use hv_drivers::{
 };
 
 use super::{
-    incoming::{Incoming, Outcome},
+    incoming::{Come, Incoming, Outcome},
     point::{RestoredDisk, RestoredPoint},
     proof,
 };
@@ -51,17 +51,17 @@ fn finished(restore: &Incoming, point: &RestoredPoint, sessions: &Sessions, sour
         let path = restore.path(&disk.name);
         lines.push(format!("{name}: disk {} of {}, {proven}: {}", disk.name, size(disk.size), path.display()));
     }
-    // From here on they are there.
     let mut files = Vec::new();
     for disk in &point.disks {
-        let merging = come.disks.get(&disk.name).ok_or_else(|| gone(disk))?;
-        let new = merging.lock().path().to_owned();
         let path = restore.path(&disk.name);
-        if path.exists() && !restore.wish.overwrite {
-            return Err(Error::new(ErrorKind::Exists, format!("{} has come to be there meanwhile", path.display())));
+        if let Err(e) = put(restore, &come, disk) {
+            // All of them, or none.
+            for file in files {
+                let DiskSource::File { path, .. } = file else { continue };
+                let _ = fs::remove_file(path);
+            }
+            return Err(e);
         }
-        fs::rename(&new, &path).map_err(|e| Error::io(format!("cannot make {}", path.display()), e))?;
-        restore.keep(&new);
         files.push(DiskSource::File { path, format: restore.wish.format });
     }
     if let Some(described) = &point.machine {
@@ -94,6 +94,18 @@ fn finished(restore: &Incoming, point: &RestoredPoint, sessions: &Sessions, sour
         lines.push(format!("{name}: no machine was made, only what was asked for"));
     }
     Ok(lines)
+}
+
+/// Puts a disk that is complete into its place.
+fn put(restore: &Incoming, come: &Come, disk: &RestoredDisk) -> Result<()> {
+    let path = restore.path(&disk.name);
+    if path.exists() && !restore.wish.overwrite {
+        return Err(Error::new(ErrorKind::Exists, format!("{} has come to be there meanwhile", path.display())));
+    }
+    let mut merging = come.disks.get(&disk.name).ok_or_else(|| gone(disk))?.lock();
+    merging.keep(&path)?;
+    restore.keep(merging.path());
+    Ok(())
 }
 
 fn gone(disk: &RestoredDisk) -> Error {

@@ -131,7 +131,10 @@ impl Incoming {
             self.check_free(disk)?;
         }
         let member = Arc::new(Member::new(name, (disk, number), Arc::clone(file), Arc::clone(self)));
-        state.members.insert(name.to_owned(), Arc::clone(&member));
+        // They hold one another until the end.
+        if matches!(state.phase, Phase::Receiving) {
+            state.members.insert(name.to_owned(), Arc::clone(&member));
+        }
         Ok(member)
     }
 
@@ -243,6 +246,7 @@ impl Incoming {
     pub fn end(&self, outcome: Outcome) {
         let mut state = self.state.lock();
         self.remove(&mut state);
+        state.members.clear();
         state.phase = Phase::Ended(outcome);
     }
 

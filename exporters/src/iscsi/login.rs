@@ -7,7 +7,7 @@ use super::{
     limits::Limits,
     negotiate::Parameters,
     pdu::{FINAL, HEAD, Head, opcode, padding},
-    session::{Connection, Session},
+    session::{Connection, Seat, Session},
     target::{Target, Targets},
     text::{self, Text},
 };
@@ -78,6 +78,7 @@ pub(super) fn run(transport: &Arc<dyn Transport>, limits: &Limits, targets: &Tar
         exchange: Exchange::Begun,
         introduced: false,
         told: false,
+        seat: None,
     };
     let outcome = login.run()?;
     let Some((head, session)) = outcome else { return Ok(Outcome::Left) };
@@ -108,6 +109,8 @@ struct Login<'a> {
     introduced: bool,
     /// Whether this side's own parameters were told.
     told: bool,
+    /// Its place among the connections of a session that is there already.
+    seat: Option<Seat>,
 }
 
 impl Login<'_> {
@@ -337,7 +340,7 @@ impl Login<'_> {
     }
 
     /// The session that the connection is of: a new one, or the one that it says.
-    fn session(&self, head: &Head) -> Result<Arc<Session>, Status> {
+    fn session(&mut self, head: &Head) -> Result<Arc<Session>, Status> {
         let handle = head.be16(14);
         let Some(target) = &self.target else {
             return Ok(Session::discovery(self.initiator.clone(), self.limits, head.command_number()));
@@ -347,7 +350,10 @@ impl Login<'_> {
         if handle != 0 {
             let session = target.session_of(&port).filter(|session| session.handle() == handle);
             let session = session.ok_or(NO_SUCH_SESSION)?;
-            return if session.has_room(head.be16(20)) { Ok(session) } else { Err(TOO_MANY_CONNECTIONS) };
+            let seat = session.seat(head.be16(20)).ok_or(TOO_MANY_CONNECTIONS)?;
+            // Until the connection has entered, which it does after it was told so.
+            self.seat = Some(seat);
+            return Ok(session);
         }
         let made = Session::normal(
             target.clone(),

@@ -69,8 +69,26 @@ struct State {
     /// Commands that are not finished, by tag.
     tasks: HashMap<u32, Arc<Task>>,
     connections: HashMap<u16, Arc<Connection>>,
+    /// The numbers of those that are logging in.
+    seats: Vec<u16>,
     /// It takes no connection any more.
     ended: bool,
+}
+
+/// A place in a session that is kept for a connection while it logs in.
+#[derive(Debug)]
+pub(super) struct Seat {
+    session: Arc<Session>,
+    number: u16,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut state = self.session.state.lock();
+        if let Some(own) = state.seats.iter().position(|seat| *seat == self.number) {
+            state.seats.swap_remove(own);
+        }
+    }
 }
 
 impl Session {
@@ -109,6 +127,7 @@ impl Session {
             early: HashMap::new(),
             tasks: HashMap::new(),
             connections: HashMap::new(),
+            seats: Vec::new(),
             ended: false,
         };
         let window = AtomicU64::new(state.window());
@@ -132,11 +151,19 @@ impl Session {
         self.window.load(Ordering::Acquire)
     }
 
-    /// Whether another connection of this number can be had; one that takes the place of another always can.
-    pub(super) fn has_room(&self, number: u16) -> bool {
-        let state = self.state.lock();
+    /// Keeps a place for a connection of this number, which is logging in; `None` when there is none left. One that takes the
+    /// place of another always has one.
+    pub(super) fn seat(self: &Arc<Self>, number: u16) -> Option<Seat> {
+        let mut state = self.state.lock();
+        let coming = state.seats.iter().filter(|seat| !state.connections.contains_key(seat)).count();
         let most = usize::from(self.parameters.max_connections);
-        !state.ended && (state.connections.contains_key(&number) || state.connections.len() < most)
+        let has_room = state.connections.contains_key(&number) || state.connections.len() + coming < most;
+        if state.ended || !has_room {
+            return None;
+        }
+        state.seats.push(number);
+        drop(state);
+        Some(Seat { session: Arc::clone(self), number })
     }
 
     /// Put a delivery where its number says: those that can be done now, in order. Those of numbers that are not in the

@@ -71,7 +71,8 @@ pub fn run(options: &Options) -> Result<()> {
         None => cmd::build_revenant()?,
     };
     let revenant = revenant.to_string_lossy().into_owned();
-    let shorten = [(revenant.clone(), "revenant"), (fixtures.folder().to_string_lossy().into_owned(), "$B")];
+    let lab = format!("{}/", cmd::root().join("tests/lab").display());
+    let shorten = [(revenant.clone(), "revenant"), (fixtures.folder().to_string_lossy().into_owned(), "$B"), (lab, "")];
     let bench = Bench { fixtures, revenant, runs: options.runs };
 
     let mut text = format!("\n## Run of {}\n\nMedian of {} runs, page cache warm.\n\n", table::machine(), options.runs);

@@ -85,10 +85,19 @@ impl Server {
     }
 }
 
+/// How long a server may take for its end.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 impl Drop for Server {
     fn drop(&mut self) {
         let _gone = kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM);
-        let _gone = self.child.wait();
+        let until = Instant::now() + PATIENCE;
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        // tgtd waits for its sessions.
+        let _ended = self.child.kill();
+        let _status = self.child.wait();
         self.at.clear();
     }
 }

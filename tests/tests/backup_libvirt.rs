@@ -144,6 +144,7 @@ fn a_chain() {
     restore("rvt-live,overwrite");
     let refused = gate.bare(&["restore", "end", "libvirt/rvt-live,overwrite"]);
     assert!(refused.code() == Some(2) && refused.text().contains("runs: shut it down first"), "{}", refused.text());
+    assert!(!storage.join("rvt-live/vda.qcow2").exists(), "no disk is put under a machine that runs");
     assert_eq!(virsh(&["destroy", "rvt-live"]).code(), Some(0));
     restore("rvt-live,overwrite");
     let told = gate.bare(&["restore", "end", "libvirt/rvt-live,overwrite"]).good().text();

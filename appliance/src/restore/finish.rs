@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     cli::Sources,
-    output::size,
+    output::{self, size},
     recovery::sessions::{Adopted, Sessions},
 };
 
@@ -51,49 +51,56 @@ fn finished(restore: &Incoming, point: &RestoredPoint, sessions: &Sessions, sour
         let path = restore.path(&disk.name);
         lines.push(format!("{name}: disk {} of {}, {proven}: {}", disk.name, size(disk.size), path.display()));
     }
-    let mut files = Vec::new();
-    for disk in &point.disks {
-        let path = restore.path(&disk.name);
-        if let Err(e) = put(restore, &come, disk) {
-            // All of them, or none.
-            for file in files {
-                let DiskSource::File { path, .. } = file else { continue };
-                let _ = fs::remove_file(path);
-            }
-            return Err(e);
-        }
-        files.push(DiskSource::File { path, format: restore.wish.format });
-    }
-    if let Some(described) = &point.machine {
-        let machine = machine(described, restore, point);
-        let settings = Settings {
-            network: restore.wish.network.clone(),
-            // It takes the place of the machine that it was.
-            keep_macs: described.name == *name,
-            ..Settings::default()
-        };
-        let adopted = Adopted {
-            name,
-            machine: &machine,
-            hypervisor: &restore.hypervisor,
-            settings,
-            disks: &files,
-            replace: restore.wish.overwrite,
-            start: restore.wish.start,
-            sources,
-        };
-        let notes = sessions.adopt(&adopted).map_err(|e| {
-            let kept: Vec<_> = point.disks.iter().map(|disk| restore.path(&disk.name).display().to_string()).collect();
-            e.context(format_args!("its disks are complete ({}), but no machine was made of them", kept.join(", ")))
-        })?;
-        lines.extend(notes.into_iter().map(|note| format!("{name}: {note}")));
-        let how =
-            if restore.wish.start { "started" } else { "not started: `revenant recover start`, or its own tools" };
-        lines.push(format!("{name}: a machine on {}, {how}", restore.hypervisor.label()));
-    } else {
+    let file = |disk: &RestoredDisk| DiskSource::File { path: restore.path(&disk.name), format: restore.wish.format };
+    let files: Vec<_> = point.disks.iter().map(file).collect();
+    let Some(described) = &point.machine else {
+        put_all(restore, &come, point)?;
         lines.push(format!("{name}: no machine was made, only what was asked for"));
-    }
+        return Ok(lines);
+    };
+    let machine = machine(described, restore, point);
+    let settings = Settings {
+        network: restore.wish.network.clone(),
+        // It takes the place of the machine that it was.
+        keep_macs: described.name == *name,
+        ..Settings::default()
+    };
+    let adopted = Adopted {
+        name,
+        machine: &machine,
+        hypervisor: &restore.hypervisor,
+        settings,
+        disks: &files,
+        replace: restore.wish.overwrite,
+        sources,
+    };
+    // Before a disk is replaced: one that is in use by a machine that runs is refused here.
+    let notes = sessions.adopt(&adopted)?;
+    put_all(restore, &come, point).inspect_err(|_| {
+        if let Err(e) = sessions.disown(name) {
+            output::note(&format!("{name}: it has no disks, and cannot be taken away: {e}"));
+        }
+    })?;
+    lines.extend(notes.into_iter().map(|note| format!("{name}: {note}")));
+    let how = match restore.wish.start.then(|| sessions.start_adopted(&adopted)) {
+        None => "not started: `revenant recover start`, or its own tools".to_owned(),
+        Some(Ok(())) => "started".to_owned(),
+        Some(Err(e)) => format!("which does NOT start: {e}"),
+    };
+    lines.push(format!("{name}: a machine on {}, {how}", restore.hypervisor.label()));
     Ok(lines)
+}
+
+/// Puts all disks into their places, or none.
+fn put_all(restore: &Incoming, come: &Come, point: &RestoredPoint) -> Result<()> {
+    for (number, disk) in point.disks.iter().enumerate() {
+        put(restore, come, disk).inspect_err(|_| {
+            for disk in point.disks.iter().take(number) {
+                let _ = fs::remove_file(restore.path(&disk.name));
+            }
+        })?;
+    }
+    Ok(())
 }
 
 /// Puts a disk that is complete into its place.

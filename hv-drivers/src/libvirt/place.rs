@@ -56,14 +56,13 @@ impl Placed {
     /// When there is a domain of that name, or it cannot be written.
     pub fn begin(folder: &Path, virsh: &Virsh, spec: Spec, replace: bool) -> Result<Self> {
         let placed = Self { folder: folder.to_owned(), name: name_of(folder)?, spec };
-        if domains(virsh)?.iter().any(|(_, name)| *name == placed.name) {
-            if replace && placed.state(virsh)? == State::Off {
-                placed.undefine(virsh)?;
-            } else if replace {
+        let is_there = domains(virsh)?.iter().any(|(_, name)| *name == placed.name);
+        if is_there && replace {
+            if placed.state(virsh)? != State::Off {
                 return Err(Error::invalid(format!("the domain {} runs: shut it down first", placed.name)));
             }
-        }
-        if domains(virsh)?.iter().any(|(_, name)| *name == placed.name) {
+            placed.undefine(virsh)?;
+        } else if is_there {
             return Err(Error::invalid(format!(
                 "libvirt at {} has a domain {} already, which is not of this recovery: rename that one",
                 virsh.uri(),

@@ -27,7 +27,6 @@ pub struct Adopted<'a> {
     pub disks: &'a [DiskSource],
     /// One of its name that is off is replaced.
     pub replace: bool,
-    pub start: bool,
     /// What the daemon was started with.
     pub sources: &'a Sources,
 }
@@ -67,11 +66,33 @@ impl Sessions {
             // It is not there: the list must not say so.
             let _ = self.store.delete(name).and_then(|()| removed(&folder));
         })?;
-        if adopted.start {
-            machine::start_defined(&record, adopted.machine, adopted.disks, &folder)
-                .map_err(|e| e.context(format_args!("{name} is there, but does not start")))?;
-        }
         Ok(notes)
+    }
+
+    /// Starts one that was adopted.
+    ///
+    /// # Errors
+    ///
+    /// When it does not start: it stays, and is off.
+    pub fn start_adopted(&self, adopted: &Adopted<'_>) -> Result<()> {
+        let lock = self.lock_of(adopted.name);
+        let _guard = lock.lock();
+        let record = self.store.get(adopted.name)?;
+        machine::start_defined(&record, adopted.machine, adopted.disks, &self.store.machine_folder(adopted.name))
+    }
+
+    /// Takes one that was adopted away again: it has no disks.
+    ///
+    /// # Errors
+    ///
+    /// When its hypervisor does not let it go.
+    pub fn disown(&self, name: &str) -> Result<()> {
+        let lock = self.lock_of(name);
+        let _guard = lock.lock();
+        let folder = self.store.machine_folder(name);
+        machine::stop(&self.store.get(name)?, &folder)?;
+        removed(&folder)?;
+        self.store.delete(name)
     }
 }
 

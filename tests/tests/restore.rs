@@ -100,6 +100,8 @@ fn chains_become_machines() {
     assert!(run.text().contains("started"), "{}", run.text());
     let raw = fs::read(folder.path().join("other/wished/vd1.raw")).expect("a raw disk");
     assert!(raw == points[4].disks[1]);
+    let run = restore(&lab, &gate, &points[4], "qemu/wished,disk=vd1,overwrite,storage=other,format=raw", &[]);
+    assert!(run.code() == Some(2) && run.text().contains("runs: shut it down first"), "{}", run.text());
     end_machine(&gate, "wished");
     // The folder of a restore that is over has its result, and nothing else.
     let left = gate.mount().join("restore").join(wished);

@@ -54,6 +54,7 @@ fn finished(restore: &Incoming, point: &RestoredPoint, sessions: &Sessions, sour
     let file = |disk: &RestoredDisk| DiskSource::File { path: restore.path(&disk.name), format: restore.wish.format };
     let files: Vec<_> = point.disks.iter().map(file).collect();
     let Some(described) = &point.machine else {
+        sessions.check_off(name)?;
         put_all(restore, &come, point)?;
         lines.push(format!("{name}: no machine was made, only what was asked for"));
         return Ok(lines);

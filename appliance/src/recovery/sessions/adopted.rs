@@ -46,9 +46,7 @@ impl Sessions {
             Err(e) if e.kind() == ErrorKind::NotFound => {}
             Err(e) => return Err(e),
             Ok(known) if adopted.replace && known.state == State::Moved => {
-                if !machine::is_off(&known, &folder)? {
-                    return Err(Error::invalid(format!("the machine {name} runs: shut it down first")));
-                }
+                self.check_off(name)?;
                 machine::stop(&known, &folder)?;
                 removed(&folder)?;
             }
@@ -67,6 +65,20 @@ impl Sessions {
             let _ = self.store.delete(name).and_then(|()| removed(&folder));
         })?;
         Ok(notes)
+    }
+
+    /// Fails when a machine on the list runs: its disks are in use.
+    ///
+    /// # Errors
+    ///
+    /// So, and when its hypervisor does not answer.
+    pub fn check_off(&self, name: &str) -> Result<()> {
+        match self.store.get(name) {
+            Ok(known) if !machine::is_off(&known, &self.store.machine_folder(name))? => {
+                Err(Error::invalid(format!("the machine {name} runs: shut it down first")))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Starts one that was adopted.
